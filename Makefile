@@ -1,0 +1,65 @@
+# Two commands: `make demo` and `make test`. Each sets itself up in .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo ui test test-slow check format lint types imports bench lock clean
+
+help:
+	@echo "make demo                      a generated shop, in to released item vectors"
+	@echo "make demo CATALOG=<folder>     the same on a catalogue of yours"
+	@echo "make ui [CATALOG=<folder>]     the Dagster UI on what the demo built"
+	@echo "make test                      lint, types, borders and every quick test"
+	@echo "make test-slow                 the kill and scale tests (minutes)"
+	@echo "make bench [CATALOG=<folder>]  benchmarks/pipeline.py, a JSON line per figure"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Itemnest needs Python >= 3.11, and $(PYTHON) is %d.%d: make PYTHON=python3.11" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: install
+	@$(BIN)/itemnest demo $(if $(CATALOG),--catalog "$(CATALOG)")
+
+ui: install
+	@$(BIN)/itemnest ui --demo $(if $(CATALOG),--catalog "$(CATALOG)")
+
+test: install lint types imports
+	$(BIN)/python -m pytest -q
+
+test-slow: install
+	$(BIN)/python -m pytest -q -m slow
+
+check: test
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/pyright
+
+imports: install
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m benchmarks.pipeline $(if $(CATALOG),"$(CATALOG)")
+
+# Write requirements.lock anew from what pyproject.toml asks for today.
+lock:
+	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+	rm -rf $(VENV)/lock
+
+clean:
+	rm -rf data/demo

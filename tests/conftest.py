@@ -1,0 +1,36 @@
+"""One small shop, materialized once for all tests that read a released store."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("nightly", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Path:
+    """The folder of real catalogues; tests that need it say so when it is absent."""
+    if not DATASETS.is_dir():
+        pytest.skip(f"no real catalogues: {DATASETS} does not exist")
+    return DATASETS
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a generated catalogue, an itemnest.toml and a store holding release r1."""
+    from assets.run import materialize
+    from assets.sample import write_sample
+    from assets.settings import write_default
+
+    folder = tmp_path_factory.mktemp("shop")
+    write_sample(folder / "catalogue", items=240, users=400)
+    settings_file = write_default(folder / "itemnest.toml", store="store")
+    outcome = materialize(settings_file)
+    assert outcome.succeeded, outcome.failures
+    return folder
