@@ -1,0 +1,1 @@
+"""What a granularity is: prefixes, nested training and energy compaction."""

@@ -1,0 +1,92 @@
+"""Everything the store refuses, as a tree. It knows how to say what went wrong, not why it did.
+
+ItemnestError
+├── NoRelease        nothing is published here yet (LookupError)
+├── StoreExists      there is a store here already (FileExistsError)
+├── UnknownRelease   no such release, or no longer kept (LookupError)
+├── UnknownTable     no such table (LookupError)
+├── UnknownIds       ids that the release does not hold (LookupError)
+├── UnknownDim       not a published granularity (ValueError)
+├── UnknownView      no such view, or no such role (ValueError)
+├── BadIds           something that cannot be an item id (ValueError)
+├── BadVectors       vectors that cannot be published or compared (ValueError)
+├── BadTable         rows that do not fit their table, or repeat its key (ValueError)
+├── BadPack          a cache file that does not hold what it should (RuntimeError)
+├── SpaceMismatch    vectors of different spaces would meet (ValueError)
+├── StoreLocked      another process is writing (RuntimeError)
+├── QueryRefused     a query or filter that is not taken, or not finished (ValueError)
+└── MissingPart      a feature whose package is not installed (RuntimeError)
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+
+
+class ItemnestError(Exception):
+    """The root: whoever catches this catches every refusal of the store."""
+
+
+class NoRelease(ItemnestError, LookupError):
+    """Nothing has been published here."""
+
+
+class StoreExists(ItemnestError, FileExistsError):
+    """A new store was asked for where one is."""
+
+
+class UnknownRelease(ItemnestError, LookupError):
+    """The release does not exist or is no longer kept."""
+
+
+class UnknownTable(ItemnestError, LookupError):
+    """The store or the release has no such table."""
+
+
+class UnknownIds(ItemnestError, LookupError):
+    """Some of the ids asked for are not in the release."""
+
+
+class UnknownDim(ItemnestError, ValueError):
+    """The release does not publish this granularity."""
+
+
+class UnknownView(ItemnestError, ValueError):
+    """The release has no such view, or the view no such role."""
+
+
+class BadIds(ItemnestError, ValueError):
+    """A value that cannot be an item id."""
+
+
+class BadVectors(ItemnestError, ValueError):
+    """Vectors that cannot be published or compared."""
+
+
+class BadTable(ItemnestError, ValueError):
+    """Rows that do not fit their table or repeat its key."""
+
+
+class BadPack(ItemnestError, RuntimeError):
+    """A cache file that does not hold what its release holds."""
+
+
+class SpaceMismatch(ItemnestError, ValueError):
+    """Vectors of different spaces must never be compared."""
+
+
+class StoreLocked(ItemnestError, RuntimeError):
+    """Another process is writing to the store."""
+
+
+class QueryRefused(ItemnestError, ValueError):
+    """A query or filter that the store does not take, or did not finish within its limits."""
+
+
+class MissingPart(ItemnestError, RuntimeError):
+    """A feature that needs a package which is not installed."""
+
+
+def some(values: Iterable[object], limit: int = 5) -> str:
+    """Return the first few values for a message: `'a', 'b', …`."""
+    first = list(islice(values, limit + 1))
+    return ", ".join(map(repr, first[:limit])) + (", …" if len(first) > limit else "")

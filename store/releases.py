@@ -1,0 +1,358 @@
+"""Releases: one row makes a set of table versions visible; publish, find, roll back, compare.
+
+It knows which versions belong together and proves their vectors before anybody can see them. It
+does not know how vectors were made, nor how they are served.
+
+`releases` is a log that only grows: the visible release is that of its last row, a rollback
+repeats an earlier row, and a moment in the past is answered by the last row of its time.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from store.errors import (
+    BadVectors,
+    NoRelease,
+    SpaceMismatch,
+    StoreLocked,
+    UnknownDim,
+    UnknownRelease,
+    UnknownTable,
+    UnknownView,
+    some,
+)
+from store.schema import RELEASES, matrix, positions, view_column
+from store.tables import Tables
+
+UNIT = 1e-3  # how far from 1 the norm of a published row may be
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A release about to be published: the versions that belong together, and what they are.
+
+    `description` holds at least `dims`, `width`, `views` {name: [roles]} and `default_view`.
+    """
+
+    space_id: str
+    basis_id: str
+    refresh_id: str
+    inputs: str
+    tables: Mapping[str, int]
+    description: Mapping[str, Any]
+    quality: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One row of the log. `name` is "r1", "r2", …; `kind` is "publish" or "rollback"."""
+
+    event: int
+    kind: str
+    name: str
+    space_id: str
+    basis_id: str
+    refresh_id: str
+    created_at: datetime
+    inputs: str
+    tables: dict[str, int]
+    description: dict[str, Any]
+    quality: dict[str, Any]
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """Read a row of `releases`."""
+        parsed = {part: json.loads(row[part]) for part in ("tables", "description", "quality")}
+        name = {"name": row["release"]}
+        return cls(**{key: row[key] for key in row if key != "release"} | parsed | name)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row of `releases` that `from_row` reads."""
+        row = asdict(self)
+        row["release"] = row.pop("name")
+        for part in ("tables", "description", "quality"):
+            row[part] = json.dumps(row[part], sort_keys=True)
+        return row
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The published granularities, ascending."""
+        return tuple(self.description["dims"])
+
+    @property
+    def width(self) -> int:
+        """How wide the stored vectors are."""
+        return self.description["width"]
+
+    @property
+    def views(self) -> dict[str, tuple[str, ...]]:
+        """The views and their roles; a symmetric view has none."""
+        return {name: tuple(roles) for name, roles in self.description["views"].items()}
+
+    @property
+    def default_view(self) -> str:
+        """The view that reads use unless told otherwise."""
+        return self.description["default_view"]
+
+    @property
+    def stamp(self) -> str:
+        """A name that no other release has, not even the same one of a store made anew."""
+        content = json.dumps([self.tables, self.description], sort_keys=True).encode()
+        return f"{self.name}-{hashlib.blake2b(content, digest_size=6).hexdigest()}"
+
+    def dim(self, dim: int | None) -> int:
+        """Return `dim` if it is published, the largest for None."""
+        if dim is None:
+            return self.dims[-1]
+        if isinstance(dim, bool) or dim not in self.dims:
+            raise UnknownDim(f"{self.name} has no dim {dim!r}: choose one of {some(self.dims, 20)}")
+        return int(dim)
+
+    def column(self, view: str | None, role: str | None) -> str:
+        """Return the column of `item_vectors` that holds a view (None: the default) in a role."""
+        name = self.default_view if view is None else view
+        if name not in self.views:
+            raise UnknownView(
+                f"{self.name} has no view {view!r}: choose one of {some(self.views, 20)}"
+            )
+        if role not in ("context", "target"):
+            raise UnknownView(f"there is no role {role!r}: choose 'context' or 'target'")
+        return view_column(name, role if self.views[name] else None)
+
+    def columns(self) -> list[str]:
+        """Return every column of `item_vectors` that holds a view."""
+        return [
+            view_column(view, role)
+            for view, roles in self.views.items()
+            for role in roles or (None,)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a consumer of `since` must refresh to be at `until`: item ids, each list sorted."""
+
+    since: str
+    until: str
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
+
+
+def history(tables: Tables) -> list[Release]:
+    """Return the whole log, oldest first."""
+    try:
+        rows = tables.read("releases").to_pylist()
+    except UnknownTable:
+        return []
+    return [Release.from_row(row) for row in sorted(rows, key=lambda row: row["event"])]
+
+
+def current(tables: Tables) -> Release | None:
+    """Return the visible release, None before the first one."""
+    log = history(tables)
+    return log[-1] if log else None
+
+
+def visible(tables: Tables) -> Release:
+    """Return the visible release; NoRelease before the first one."""
+    found = current(tables)
+    if found is None:
+        raise NoRelease(
+            f"{tables.uri} holds no release: run `itemnest materialize`, or "
+            "ItemStore.create(…).publish_vectors(…) with your own vectors"
+        )
+    return found
+
+
+def named(tables: Tables, name: str) -> Release:
+    """Return the release called `name`, as it was published."""
+    log = [row for row in history(tables) if row.kind == "publish"]
+    for release in log:
+        if release.name == name:
+            return release
+    known = [release.name for release in reversed(log)]
+    raise UnknownRelease(f"{tables.uri} has no release {name!r}: it has {some(known) or 'none'}")
+
+
+def as_of(tables: Tables, moment: datetime | str) -> Release:
+    """Return the release that was visible at a moment; without a time zone it is UTC."""
+    try:
+        when = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    except ValueError as error:
+        raise UnknownRelease(
+            f"as_of={moment!r} is not a date: write 2026-11-01T00:00:00Z"
+        ) from error
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    log = history(tables)
+    seen = [release for release in log if release.created_at <= when]
+    if not seen:
+        first = f"the first is of {log[0].created_at.isoformat()}" if log else "there is none yet"
+        raise UnknownRelease(f"{tables.uri} had no release at {when.isoformat()}: {first}")
+    return seen[-1]
+
+
+def publish(tables: Tables, draft: Draft) -> Release:
+    """Prove the draft's vectors, then make its versions visible by appending one row."""
+    with tables.lock():
+        prove(tables, draft)
+        log = history(tables)
+        number = 1 + sum(row.kind == "publish" for row in log)
+        moment = _next_moment(log)
+        release = Release(
+            event=log[-1].event + 1 if log else 1,
+            kind="publish",
+            name=f"r{number}",
+            space_id=draft.space_id,
+            basis_id=draft.basis_id,
+            refresh_id=draft.refresh_id,
+            created_at=moment,
+            inputs=draft.inputs,
+            tables=dict(draft.tables),
+            description={**draft.description, "published_at": moment.isoformat()},
+            quality=dict(draft.quality),
+        )
+        return _append(tables, release)
+
+
+def rollback(tables: Tables, name: str) -> Release:
+    """Make an earlier release visible again by repeating its row."""
+    with tables.lock():
+        target = readable(tables, named(tables, name))
+        log = history(tables)
+        if log[-1].name == name:
+            return log[-1]
+        event, moment = log[-1].event + 1, _next_moment(log)
+        return _append(tables, replace(target, event=event, kind="rollback", created_at=moment))
+
+
+def readable(tables: Tables, release: Release) -> Release:
+    """Return the release if its item vectors are still there."""
+    try:
+        tables.dataset("item_vectors", version=release.tables["item_vectors"])
+    except UnknownTable as error:
+        raise UnknownRelease(f"{release.name} is no longer kept: {error}") from error
+    return release
+
+
+def changes(tables: Tables, since: Release, until: Release) -> Changes:
+    """Compare two releases of one space by the digests of their rows."""
+    if since.space_id != until.space_id:
+        raise SpaceMismatch(
+            f"{since.name} and {until.name} are different spaces: "
+            f"nothing of {since.name} can be kept, read {until.name} as a whole"
+        )
+    old, new = (_digests(tables, release) for release in (since, until))
+    where = positions(new["item_id"].combine_chunks(), old["item_id"])
+    fresh = where.is_null().to_numpy(zero_copy_only=False)
+    ids = new["item_id"].to_numpy()
+    rows = where.fill_null(0).to_numpy()
+    old_ids, old_digests = old["item_id"].to_numpy(), old["digest"].to_numpy()
+    same = ~fresh
+    same[same] = old_digests[rows[same]] == new["digest"].to_numpy()[same]
+    gone = np.ones(len(old_ids), bool)
+    gone[rows[~fresh]] = False
+    return Changes(
+        since.name,
+        until.name,
+        added=sorted(ids[fresh].tolist()),
+        changed=sorted(ids[~fresh & ~same].tolist()),
+        removed=sorted(old_ids[gone].tolist()),
+    )
+
+
+def pinned(tables: Tables, *, keep: int, also: Collection[str] = ()) -> dict[str, set[int]]:
+    """Return the table versions that upkeep must not remove: `Tables.maintain(pinned(…))`.
+
+    Those are the versions of the visible release, of the last `keep` ones, of those named in
+    `also`, and of what the assets last built, from which the next run starts.
+    """
+    log = history(tables)
+    published = [release for release in log if release.kind == "publish"]
+    chosen = published[-keep:] if keep else []
+    chosen += log[-1:] + [release for release in published if release.name in also]
+    versions = [release.tables for release in chosen]
+    if tables.version("builds") is not None:
+        versions += map(json.loads, tables.read("builds", columns=["tables"])["tables"].to_pylist())
+    kept: dict[str, set[int]] = {}
+    for pins in versions:
+        for name, version in pins.items():
+            kept.setdefault(name, set()).add(version)
+    return kept
+
+
+def prove(tables: Tables, draft: Draft) -> None:
+    """Refuse a draft whose tables or vectors are not what its description says."""
+    shape = Release(0, "draft", "the draft", "", "", "", datetime.now(UTC), "", **_parts(draft))
+    if not shape.dims or list(shape.dims) != sorted({*shape.dims} & {*range(1, shape.width + 1)}):
+        raise BadVectors(f"dims {list(shape.dims)} must ascend within 1..{shape.width}")
+    if shape.default_view not in shape.views:
+        raise BadVectors(f"default_view {shape.default_view!r} is none of {some(shape.views, 20)}")
+    for name, version in draft.tables.items():
+        tables.dataset(name, version=version)
+    version = draft.tables["item_vectors"]
+    _prove_columns(tables.schema("item_vectors", version=version), shape)
+    ids = tables.read("item_vectors", columns=["item_id"], version=version)["item_id"]
+    if not len(ids) or len(ids.unique()) != len(ids):
+        raise BadVectors(f"item_vectors: {len(ids)} rows, {len(ids.unique())} different ids")
+    columns = ["item_id", *shape.columns()]
+    for batch in tables.batches("item_vectors", columns=columns, version=version):
+        _prove_rows(batch, shape)
+
+
+def _prove_columns(schema: pa.Schema, shape: Release) -> None:
+    kind = pa.list_(pa.float32(), shape.width)
+    for column in shape.columns():
+        if column not in schema.names:
+            has = some(schema.names, 20)
+            raise BadVectors(f"item_vectors has no column {column!r}: it has {has}")
+        field = schema.field(column)
+        if field.type != kind or field.nullable:
+            raise BadVectors(f"item_vectors.{column} is {field}: it must be {kind} not null")
+
+
+def _prove_rows(batch: pa.RecordBatch, shape: Release) -> None:
+    for column in shape.columns():
+        vectors = matrix(batch[column])
+        head = np.linalg.norm(vectors[:, : shape.dims[0]].astype(np.float64), axis=1)
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        good = (np.abs(norms - 1) <= UNIT) & (head > 0)  # NaN and infinity fail this too
+        if not good.all():
+            ids = batch["item_id"].filter(pa.array(~good)).to_pylist()
+            raise BadVectors(
+                f"item_vectors.{column}: {len(ids)} rows are not finite unit vectors with a "
+                f"direction in their first {shape.dims[0]} coordinates: {some(ids)}"
+            )
+
+
+def _append(tables: Tables, release: Release) -> Release:
+    row = pa.Table.from_pylist([release.to_row()], schema=RELEASES)
+    if tables.insert_new("releases", row) != 1:
+        raise StoreLocked(f"another writer took event {release.event} of {tables.uri}: try again")
+    return release
+
+
+def _next_moment(log: list[Release]) -> datetime:
+    """Return now, but always later than the last event, whatever the clock says."""
+    now = datetime.now(UTC)
+    return max(now, log[-1].created_at + timedelta(microseconds=1)) if log else now
+
+
+def _digests(tables: Tables, release: Release) -> pa.Table:
+    version = readable(tables, release).tables["item_vectors"]
+    return tables.read("item_vectors", columns=["item_id", "digest"], version=version)
+
+
+def _parts(draft: Draft) -> dict[str, Any]:
+    return {
+        "tables": dict(draft.tables),
+        "description": dict(draft.description),
+        "quality": dict(draft.quality),
+    }
