@@ -103,6 +103,11 @@ class ItemStore:
         return self._packs.release
 
     @property
+    def tables(self) -> Tables:
+        """The tables underneath; `release.tables` names the version of each that is pinned."""
+        return self._tables
+
+    @property
     def dims(self) -> tuple[int, ...]:
         """The published granularities, ascending."""
         return self.release.dims

@@ -1,0 +1,1 @@
+"""Content space and collaborative space: evidence from behaviour, the map, fusion, evaluation."""

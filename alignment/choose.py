@@ -1,0 +1,153 @@
+"""What is chosen on validation: whitening, co-visit recipe and the warm/cold dial.
+
+Every choice is the best of a short list for a judge that sees validation targets only. Without
+validation users the first of each list stands.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TypeVar
+
+import numpy as np
+
+from alignment.collaborative import (
+    Collaborative,
+    Matrix,
+    Recipe,
+    Triples,
+    balanced,
+    covisits,
+    from_triples,
+    singular,
+)
+from alignment.consumer import Trial, by_cosine, figures, rank
+from alignment.fuse import Dial, compacted, fused
+from alignment.interactions import Sequences
+from alignment.map import fit_map
+from alignment.whiten import Content, ContentBlock, content_block, whitening
+from matryoshka.prefix import Vectors
+
+WHITENING = (0.5, 0.0, 0.25, 1.0)
+IMAGE_WEIGHTS = (0.2, 0.05, 0.1, 0.4, 0.0)
+BALANCES = (0.5, 0.4, 0.25)
+SINGULAR_POWERS = (0.5, 0.25, 0.75)
+WINDOWS = ((20, 0.5), (5, 1.0), (20, 1.0), (50, 0.25))
+BACKWARD = (0.5, 0.0, 1.0)
+SHARES = (0.33, 0.1, 0.2, 0.5, 0.67)
+EVIDENCE = (10.0, 3.0, 30.0)
+POPULARITY = (0.1, 0.0, 0.05, 0.2)
+EVENNESS = (0.0, 0.5)
+PLAYING_COLD = 0.1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Mean over `dims` of consumer A's R@20 with seen items masked; `look` hears of every use."""
+
+    cases: Trial
+    dims: Sequence[int]
+    look: Callable[[str], None]
+
+    def __call__(self, context: Vectors, target: Vectors) -> float:
+        """Judge the vectors of all items."""
+        recalls = [
+            figures(rank(by_cosine(context, target, dim=dim), self.cases).masked)["R@20"]
+            for dim in self.dims
+        ]
+        return float(np.mean(recalls))
+
+    def best(self, candidates: Sequence[T], value: Callable[[T], float], what: str) -> T:
+        """Pick the candidate of the greatest value, the earliest of equals."""
+        if len(candidates) == 1 or not len(self.cases):
+            return candidates[0]
+        values: list[float] = []
+        for candidate in candidates:
+            self.look(what)
+            values.append(value(candidate))
+        return candidates[int(np.argmax(values))]
+
+
+def choose_block(content: Content, judge: Judge, *, width: int) -> ContentBlock:
+    """Pick the whitening power of each modality alone, then the weight between them."""
+    text = whitening(content.text[content.has_text])
+    image = whitening(content.image[content.has_image])
+
+    def build(choice: tuple[float, float, float]) -> ContentBlock:
+        parts = replace(text, power=choice[0]), replace(image, power=choice[1])
+        return content_block(content, *parts, image_weight=choice[2], width=width)
+
+    def value(choice: tuple[float, float, float]) -> float:
+        rows = build(choice)(content)
+        return judge(rows, rows)
+
+    what, default = "choosing the whitening", WHITENING[:1]
+    texts = WHITENING if content.has_text.any() else default
+    images = WHITENING if content.has_image.any() else default
+    weights = IMAGE_WEIGHTS if texts is images else IMAGE_WEIGHTS[:1]
+    a = judge.best([(power, default[0], 0.0) for power in texts], value, what)[0]
+    b = judge.best([(default[0], power, 1.0) for power in images], value, what)[1]
+    return build(judge.best([(a, b, weight) for weight in weights], value, what))
+
+
+def choose_recipe(seq: Sequences, judge: Judge, *, dim: int, seed: int) -> Recipe:
+    """Pick the balance of co-visits for a default window, then the window, then the direction."""
+    counted: dict[tuple[int, float], Matrix] = {}
+    decomposed: dict[Recipe, Triples] = {}
+
+    def value(recipe: Recipe) -> float:
+        window, key = (recipe.window, recipe.decay), replace(recipe, power=1.0)
+        if window not in counted:
+            counted[window] = covisits(seq, window=recipe.window, decay=recipe.decay)
+        if key not in decomposed:
+            matrix = balanced(counted[window], recipe)
+            decomposed[key] = singular(matrix, dim, seed=seed, rounds=2)
+        found = from_triples(decomposed[key], seq.support, dim=dim, power=recipe.power)
+        return judge(found.context, found.target)
+
+    recipe, what = Recipe(), "choosing the co-visit recipe"
+    options = [replace(recipe, balance=b, power=p) for b, p in product(BALANCES, SINGULAR_POWERS)]
+    recipe = judge.best(options, value, what)
+    recipe = judge.best([replace(recipe, window=w, decay=d) for w, d in WINDOWS], value, what)
+    return judge.best([replace(recipe, backward=backward) for backward in BACKWARD], value, what)
+
+
+def choose_dial(
+    block: Vectors, known: Collaborative, judge: Judge, *, dims: tuple[int, ...], seed: int
+) -> Dial:
+    """Pick content's share, then n0, then reach: what costs warm items nothing, kindest to cold.
+
+    A tenth of the items plays cold. "Nothing" is half a standard error of the best warm recall.
+    """
+    dial = Dial(SHARES[0], EVIDENCE[0])
+    if not known.support.any():
+        return replace(dial, share=1.0)
+    if not len(judge.cases):
+        return dial
+    played = np.random.default_rng(seed).random(len(block)) < PLAYING_COLD
+    hidden = replace(known, support=np.where(played, 0, known.support).astype(np.int32))
+    cold = replace(judge, cases=judge.cases.only(np.flatnonzero(played[judge.cases.targets])))
+    judge.look("mapping content to behaviour")
+    seeing, blind = (fit_map(block, evidence, seed=seed) for evidence in (known, hidden))
+
+    def values(dial: Dial) -> tuple[float, float]:
+        judge.look("choosing the warm/cold dial")
+        order = compacted(block, known, seeing, dial, dims)
+        warm = judge(*fused(block, known, seeing, dial, *order))
+        return warm, cold(*fused(block, hidden, blind, dial, *order))
+
+    def kindest(dials: list[Dial]) -> Dial:
+        return _kindest(dials, [values(dial) for dial in dials], len(judge.cases))
+
+    dial = kindest([replace(dial, share=share) for share in SHARES])
+    dial = kindest([replace(dial, n0=n0) for n0 in EVIDENCE])
+    options = product(POPULARITY, EVENNESS)
+    return kindest([replace(dial, popularity=p, evenness=e) for p, e in options])
+
+
+def _kindest(dials: list[Dial], found: list[tuple[float, float]], users: int) -> Dial:
+    top = max(warm for warm, _ in found)
+    least = top - 0.5 * float(np.sqrt(top * (1 - top) / users))
+    allowed = [k for k, (warm, _) in enumerate(found) if warm >= least]
+    return dials[max(allowed, key=lambda k: found[k][1])]

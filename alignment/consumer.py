@@ -1,0 +1,120 @@
+"""Consumer A, the training-free reader of item vectors that every choice and figure relies on.
+
+A user is the mean of the history's context vectors, weighted .6^age; candidates are scored by the
+cosine with their target vectors over the whole catalogue. It knows vectors and row numbers only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from alignment.interactions import Ints, Rows, Split
+from matryoshka.prefix import Vectors, prefix
+
+RECENCY = 0.6
+MAX_HISTORY = 64  # .6^64 is below what float32 can add
+BLOCK_BYTES = 64 << 20
+Matrix = Any  # scipy.sparse.csr_matrix, which has no types
+Floats = NDArray[np.float64]
+Score = Callable[[Matrix], Vectors]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Users to rank for: weighted histories and seen items [users, items], and one target each."""
+
+    history: Matrix
+    seen: Matrix
+    targets: Rows
+
+    def only(self, users: Ints) -> "Trial":
+        """Return the trial of some of its users, given by their places."""
+        return Trial(self.history[users], self.seen[users], self.targets[users])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Mid-rank of every target (0 is best) in the full catalogue, with and without seen items."""
+
+    unmasked: Floats
+    masked: Floats
+
+
+def trial(split: Split, *, on: str, max_users: int | None = None, seed: int = 0) -> Trial:
+    """Set the "validation" or the "test" targets behind the events before them.
+
+    Above `max_users`, a sample of the users is drawn.
+    """
+    if on not in ("validation", "test"):
+        raise ValueError(f'no targets are called {on!r}: choose "validation" or "test"')
+    chosen = np.arange(len(split.users))
+    if max_users is not None and len(chosen) > max_users:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), max_users, replace=False))
+    train, users = split.train, split.users[chosen]
+    tails = [train.items[train.indptr[u] : train.indptr[u + 1]] for u in users]
+    if on == "test":
+        tails = [np.append(t, v) for t, v in zip(tails, split.validation[chosen], strict=True)]
+    return Trial(
+        _rows([t[-MAX_HISTORY:] for t in tails], train.n_items, recency=RECENCY),
+        _rows([np.unique(t) for t in tails], train.n_items, recency=1.0),
+        (split.validation if on == "validation" else split.test)[chosen],
+    )
+
+
+def _rows(lists: list[Rows], n_items: int, *, recency: float) -> Matrix:
+    lengths = np.array([len(items) for items in lists], dtype=np.int64)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    ages = np.repeat(indptr[1:], lengths) - 1 - np.arange(indptr[-1])
+    items = np.concatenate([*lists, np.zeros(0, np.int32)])
+    weights = np.power(recency, ages, dtype=np.float32)
+    return sparse.csr_matrix((weights, items, indptr), shape=(len(lists), n_items))
+
+
+def rank(score: Score, cases: Trial) -> Ranks:
+    """Rank every target by score(histories) -> float32 [users, items], block by block."""
+    size = max(1, BLOCK_BYTES // (4 * max(1, cases.history.shape[1])))
+    unmasked, masked = np.zeros(len(cases)), np.zeros(len(cases))
+    for start in range(0, len(cases), size):
+        rows = slice(start, min(start + size, len(cases)))
+        unmasked[rows], masked[rows] = _rank_block(score(cases.history[rows]), cases, rows)
+    return Ranks(unmasked, masked)
+
+
+def _rank_block(scores: Vectors, cases: Trial, rows: slice) -> tuple[Floats, Floats]:
+    targets = cases.targets[rows]
+    own = scores[np.arange(len(targets)), targets]
+    above = np.count_nonzero(scores > own[:, None], axis=1)
+    level = np.count_nonzero(scores == own[:, None], axis=1) - 1
+    seen = cases.seen[rows].tocoo()
+    other = seen.col != targets[seen.row]
+    user, item = seen.row[other], seen.col[other]
+    gone = np.where(scores[user, item] > own[user], 1.0, 0.5 * (scores[user, item] == own[user]))
+    unmasked = above + level / 2
+    return unmasked, unmasked - np.bincount(user, weights=gone, minlength=len(targets))
+
+
+def by_cosine(context: Vectors, target: Vectors, *, dim: int) -> Score:
+    """Score with prefixes of `dim`, every one a unit row; the user's own length does not matter."""
+    context, candidates = prefix(context, dim), prefix(target, dim).T.copy()
+    return lambda histories: (histories @ context) @ candidates
+
+
+def figures(ranks: Floats) -> dict[str, float]:
+    """Recall and NDCG at 10 and 20 of one target per user, with the standard error of R@10."""
+    if not len(ranks):
+        return {"R@10": 0.0, "N@10": 0.0, "R@20": 0.0, "N@20": 0.0, "se": 0.0, "users": 0}
+    gain = 1 / np.log2(ranks + 2)
+    table: dict[str, float] = {}
+    for k in (10, 20):
+        hit = ranks < k
+        table[f"R@{k}"] = float(hit.mean())
+        table[f"N@{k}"] = float((gain * hit).mean())
+    recall = table["R@10"]
+    return table | {"se": float(np.sqrt(recall * (1 - recall) / len(ranks))), "users": len(ranks)}

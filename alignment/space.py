@@ -1,0 +1,276 @@
+"""The item space: everything that turns content and behaviour into comparable vectors.
+
+It is fitted once, kept as named arrays and a JSON-able description, and applied to any rows, also
+of items that came later. It knows row order only; ids and storage are somebody else's.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment import choose, rotate
+from alignment.collaborative import Collaborative, Recipe, factorise
+from alignment.consumer import trial
+from alignment.fuse import Dial, Reach, compacted, fused
+from alignment.interactions import Sequences, Split, pairs
+from alignment.map import Map, fit_map
+from alignment.whiten import Content, ContentBlock
+from matryoshka.compaction import Basis
+from matryoshka.head import Head
+from matryoshka.prefix import Vectors, unit
+from matryoshka.train import fit as fit_head
+
+Progress = Callable[[int, int, str], None]
+Array = NDArray[Any]
+VALIDATION_USERS = 3000
+ANCHORS = 4096
+PAIR_WINDOW = 5
+MAX_PAIRS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Unit rows [n, width] per view and role; row i is item i; none is zero, all are finite."""
+
+    content: Vectors
+    aligned: Vectors
+    fused_context: Vectors
+    fused_target: Vectors
+    collaborative_context: Vectors
+    collaborative_target: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """Behaviour at fitting time of the best supported items: the frame later evidence turns to."""
+
+    rows: NDArray[np.int32]
+    context: Vectors
+    target: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSpace:
+    """A fitted space. `dims` are the published granularities, the largest is the width."""
+
+    dims: tuple[int, ...]
+    seed: int
+    block: ContentBlock
+    head: Head
+    recipe: Recipe
+    dial: Dial
+    map: Map
+    basis: Basis
+    reach: Reach
+    anchors: Anchors
+
+    @property
+    def width(self) -> int:
+        return max(self.dims)
+
+    def views(self, content: Content, collaborative: Collaborative | None) -> Views:
+        """Make the vectors of the items of `content`; `collaborative` is their evidence in this frame.
+
+        Where there is none (support 0), behaviour is predicted from content, in the collaborative
+        view too.
+        """
+        known = collaborative or nothing(len(content), self.width)
+        if len(known.support) != len(content):
+            raise ValueError(
+                f"{len(known.support)} rows of evidence for {len(content)} items: give one each"
+            )
+        block = self.block(content)
+        context, target = self.map(block)
+        warm = known.support[:, None] > 0
+        rows = (
+            block,
+            self.head(block),
+            *fused(block, known, self.map, self.dial, self.basis, self.reach),
+            np.where(warm, known.context, context),
+            np.where(warm, known.target, target),
+        )
+        return Views(*(publishable(part, min(self.dims)) for part in rows))
+
+    def factorise(self, seq: Sequences) -> Collaborative:
+        """Factorise a newer log by the recipe of this space and turn it into its frame."""
+        return self.align(factorise(seq, dim=self.width, seed=self.seed, recipe=self.recipe))
+
+    def align(
+        self, newer: Collaborative, rows: NDArray[np.integer[Any]] | None = None
+    ) -> Collaborative:
+        """Rotate newer evidence into this space's collaborative frame.
+
+        rows[i] is where the item that was row i at fitting time is now, -1 if it is gone; leave it
+        out while the first rows are the same items.
+        """
+        anchors = self.anchors
+        now = anchors.rows if rows is None else np.asarray(rows)[anchors.rows]
+        here = (now >= 0) & (now < len(newer.support))
+        return rotate.onto(newer, anchors.context[here], anchors.target[here], now[here])
+
+    def description(self) -> dict[str, Any]:
+        """Return everything chosen, JSON-able."""
+        scalars: dict[str, Any] = {"norm": "every published prefix is a unit row"}
+        for name, value in _leaves(self):
+            if not isinstance(value, np.ndarray):
+                scalars[name] = list(value) if isinstance(value, tuple) else value
+        return scalars
+
+    def arrays(self) -> dict[str, Array]:
+        """Return everything learnt: float32, but for row and column numbers (int32)."""
+        return {name: value for name, value in _leaves(self) if isinstance(value, np.ndarray)}
+
+    @classmethod
+    def restore(cls, arrays: dict[str, Array], description: dict[str, Any]) -> "ItemSpace":
+        """Rebuild the space that gave these arrays and this description."""
+        return _rebuild(cls, {**description, "dims": tuple(description["dims"]), **arrays}, "")
+
+    @property
+    def space_id(self) -> str:
+        """Digest of everything but the order of energy: other vectors must not be compared."""
+        return self._digest(but="basis.")
+
+    @property
+    def basis_id(self) -> str:
+        """Digest of everything: prefixes may be compared too."""
+        return self._digest(but=None)
+
+    def _digest(self, but: str | None) -> str:
+        digest = hashlib.sha256(json.dumps(self.description(), sort_keys=True).encode())
+        for name, array in sorted(self.arrays().items()):
+            if but is None or not name.startswith(but):
+                digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def _leaves(part: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    for field in fields(part):
+        value, path = getattr(part, field.name), name + field.name
+        if is_dataclass(value):
+            yield from _leaves(value, path + ".")
+        else:
+            yield path, value
+
+
+def _rebuild(kind: type, leaves: dict[str, Any], name: str) -> Any:
+    hints = get_type_hints(kind)
+    parts = (
+        _rebuild(hints[field.name], leaves, f"{name}{field.name}.")
+        if is_dataclass(hints[field.name])
+        else leaves[name + field.name]
+        for field in fields(kind)
+    )
+    return kind(*parts)
+
+
+def nothing(n: int, dim: int) -> Collaborative:
+    """Make the evidence about n items that nobody touched."""
+    zeros = np.zeros((n, dim), dtype=np.float32)
+    return Collaborative(zeros, zeros, np.zeros(n, dtype=np.int32))
+
+
+def publishable(rows: Vectors, shortest: int) -> Vectors:
+    """Make unit rows of which no prefix from `shortest` on vanishes."""
+    rows = unit(rows)
+    rows[np.linalg.norm(rows[:, :shortest], axis=1) < 1e-4, 0] += 1e-3
+    return unit(rows)
+
+
+class Looks:
+    """Counts looks at candidates, as progress towards about as many as there will be."""
+
+    def __init__(self, progress: Progress | None, expected: int) -> None:
+        self.progress, self.expected, self.done = progress, expected, 0
+
+    def __call__(self, what: str) -> None:
+        """Count one more."""
+        self.done += 1
+        if self.progress:
+            self.progress(min(self.done, self.expected - 1), self.expected, what)
+
+    def finish(self, what: str) -> None:
+        """Count all, however many there were."""
+        if self.progress:
+            self.progress(self.expected, self.expected, what)
+
+
+def choose_recipe(
+    split: Split, *, dims: Sequence[int], seed: int, progress: Progress | None = None
+) -> Recipe:
+    """Choose on validation how co-visits are counted and factorised, before anything is fitted."""
+    looks = Looks(progress, expected=16)
+    judge = _judge(split, dims, looks, seed=seed)
+    recipe = choose.choose_recipe(split.train, judge, dim=min(judge.dims), seed=seed)
+    looks.finish("chose the co-visit recipe")
+    return recipe
+
+
+def _judge(split: Split, dims: Sequence[int], looks: Looks, *, seed: int) -> choose.Judge:
+    """Judge by one dimension in the middle of the ladder."""
+    cases = trial(split, on="validation", max_users=VALIDATION_USERS, seed=seed)
+    ladder = sorted(set(dims))
+    return choose.Judge(cases, ladder[len(ladder) // 2 : len(ladder) // 2 + 1], looks)
+
+
+def fit(
+    content: Content,
+    split: Split,
+    *,
+    dims: Sequence[int],
+    seed: int,
+    recipe: Recipe | None = None,
+    like: ItemSpace | None = None,
+    progress: Progress | None = None,
+) -> ItemSpace:
+    """Fit a space to a catalogue and the training part of its log.
+
+    Everything open is chosen on the validation targets; test targets are not looked at. `recipe`
+    is what `choose_recipe` gave for this split, when it was asked before. With `like`, the choices
+    of that space are taken over and nothing is searched.
+    """
+    dims = tuple(sorted(set(dims)))
+    if not dims or dims[0] < 2:
+        raise ValueError(f"dims {list(dims)}: give one or more granularities of 2 or above")
+    if len(content) != split.train.n_items:
+        raise ValueError(
+            f"{len(content)} items of content, {split.train.n_items} in the log: give the same"
+        )
+    width, looks = dims[-1], Looks(progress, expected=48)
+    judge = _judge(split, dims, looks, seed=seed)
+    every = replace(judge, dims=dims)
+    block = like.block if like else choose.choose_block(content, judge, width=width)
+    rows = block(content)
+    recipe = like.recipe if like else recipe
+    if recipe is None:
+        recipe = choose.choose_recipe(split.train, judge, dim=min(judge.dims), seed=seed)
+    looks("factorising co-visits")
+    known = factorise(split.train, dim=width, seed=seed, recipe=recipe)
+    dial = like.dial if like else choose.choose_dial(rows, known, every, dims=dims, seed=seed)
+    mapping = fit_map(rows, known, seed=seed)
+    basis, reach = compacted(rows, known, mapping, dial, dims)
+    head = _head(rows, split.train, every, seed=seed)
+    looks.finish("fitted the item space")
+    return ItemSpace(dims, seed, block, head, recipe, dial, mapping, basis, reach, _anchors(known))
+
+
+def _head(rows: Vectors, train: Sequences, judge: choose.Judge, *, seed: int) -> Head:
+    def quality(head: Head) -> float:
+        judge.look("training the nested head")
+        aligned = head(rows)
+        return judge(aligned, aligned)
+
+    found = pairs(train, window=PAIR_WINDOW, limit=MAX_PAIRS, seed=seed)
+    checked = quality if len(judge.cases) else None
+    return fit_head(rows, found, judge.dims, seed=seed, quality=checked)
+
+
+def _anchors(known: Collaborative) -> Anchors:
+    best = np.argsort(-known.support, kind="stable")[:ANCHORS]
+    rows = np.sort(best[known.support[best] > 0]).astype(np.int32)
+    return Anchors(rows, known.context[rows], known.target[rows])

@@ -1,0 +1,1 @@
+"""Orchestration: the Dagster assets, checks, schedule, sensor, settings and commands."""

@@ -1,0 +1,109 @@
+"""One run of the whole graph from Python: what `itemnest materialize` and the demo do.
+
+It is the same Dagster job that the UI and the schedule launch, recorded in the same instance.
+"""
+
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterEventType
+
+from assets.catalogue import ingest_items
+from assets.definitions import ASSETS, JOB, definitions
+from assets.lake import Progress, open_lake
+from assets.settings import Settings, load
+from assets.workspace import prepare
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: per asset its metadata and seconds, and the first failure if any."""
+
+    settings: Settings
+    settings_file: Path
+    run_id: str
+    succeeded: bool
+    seconds: float
+    peak_bytes: int
+    assets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+def materialize(settings_file: Path) -> Outcome:
+    """Run the graph on the store of these settings and wait for its end."""
+    settings = load(settings_file)
+    prepare(settings_file)
+    started = monotonic()
+    job = definitions(settings).resolve_job_def(JOB)
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
+        steps = instance.get_run_step_stats(result.run_id)
+    seconds = {
+        step.step_key: (step.end_time or 0) - (step.start_time or 0)
+        for step in steps
+        if step.start_time
+    }
+    return Outcome(
+        settings=settings,
+        settings_file=settings_file,
+        run_id=result.run_id,
+        succeeded=result.success,
+        seconds=monotonic() - started,
+        peak_bytes=_peak_bytes(),
+        assets=_in_order(dict(_materialized(result)), seconds),
+        failures=list(_failures(result)),
+    )
+
+
+def add(settings_file: Path, file: Path) -> Outcome:
+    """Add or change the items of a file, then run the graph: the released space is kept."""
+    settings = load(settings_file)
+    with open_lake(settings) as lake:
+        ingest_items(lake.tables, settings, Progress(), file=file, origin="added")
+    return materialize(settings_file)
+
+
+def _in_order(
+    assets: dict[str, dict[str, Any]], seconds: dict[str, float]
+) -> dict[str, dict[str, Any]]:
+    names = [asset.key.to_user_string() for asset in ASSETS]
+    return {
+        name: {**assets[name], "seconds": seconds.get(name, 0.0)}
+        for name in names
+        if name in assets
+    }
+
+
+def _materialized(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str, dict[str, Any]]]:
+    for event in result.get_asset_materialization_events():
+        key = event.asset_key
+        if key is not None:
+            metadata = event.materialization.metadata
+            yield key.to_user_string(), {name: value.value for name, value in metadata.items()}
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    for event in result.all_events:
+        if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed and check.blocking:
+                yield f"{check.check_name}: {check.description}"
+        elif event.event_type == DagsterEventType.STEP_FAILURE:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            if error is not None and "DagsterAssetCheckFailedError" not in error.message:
+                yield f"{event.step_key}: {error.message.strip()}"
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

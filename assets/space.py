@@ -1,0 +1,343 @@
+"""Assets from behaviour and content to item vectors: factors, the space, and its application.
+
+The arithmetic is alignment's; here ids become rows, tables become arrays, and it is decided whether
+the released space is kept (a refresh) or a new one is fitted.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from alignment.collaborative import Collaborative, Recipe, factorise
+from alignment.consumer import trial
+from alignment.evaluate import cross_version
+from alignment.interactions import Sequences, from_log, leave_last_out
+from alignment.space import ItemSpace, Views, choose_recipe, fit
+from alignment.whiten import Content
+from assets import checks
+from assets.lake import Lake, digest
+from assets.report import markdown_table, verdict
+from encoders.registry import Modality
+from store import releases
+from store.schema import (
+    SPACES,
+    collaborative_schema,
+    item_vectors_table,
+    matrix,
+    vector_array,
+    vector_key,
+)
+
+VIEWS: dict[str, list[str]] = {
+    "content": [],
+    "aligned": [],
+    "fused": ["context", "target"],
+    "collaborative": ["context", "target"],
+}
+JUDGES = 3000  # users whose recall says whether a space is kept
+KEPT = 0.95  # of the recall must survive across versions, else the space is a new one
+MODALITIES: tuple[Modality, ...] = ("text", "image")
+PERIODS = ("train", "all")
+
+
+def load_ids(lake: Lake) -> pa.Array:
+    """Return the ids of all items, ascending: the row order of every array here."""
+    return lake.read("items", columns=["item_id"])["item_id"].combine_chunks().sort()
+
+
+def load_content(lake: Lake) -> Content:
+    """Return the raw encoder outputs of all items, with a bit per item that has the modality."""
+    ids = load_ids(lake)
+    return Content(*_modality(lake, "text", ids), *_modality(lake, "image", ids))
+
+
+def _modality(lake: Lake, modality: Modality, ids: pa.Array) -> tuple[NDArray, NDArray[np.bool_]]:
+    tower, name = lake.tower(modality), f"{modality}_vectors"
+    if tower is None or name not in lake.built(name).tables:
+        return np.zeros((len(ids), 0), np.float32), np.zeros(len(ids), bool)
+    table = lake.read(name, columns=["item_id", "encoder", "vector"])
+    table = table.filter(pc.equal(table["encoder"], tower.digest))
+    vectors = np.zeros((len(ids), tower.dim), np.float32)
+    rows = pc.index_in(table["item_id"], ids).to_numpy()
+    vectors[rows] = matrix(table["vector"])
+    has = np.zeros(len(ids), bool)
+    has[rows] = True
+    return vectors, has
+
+
+def load_sequences(lake: Lake) -> Sequences:
+    """Return every user's items, oldest first, as row numbers; independent of the log's order."""
+    ids = load_ids(lake)
+    order = [(name, "ascending") for name in ("user_id", "item_id", "timestamp")]
+    log = lake.read("interactions", columns=[name for name, _ in order]).sort_by(order)
+    return from_log(
+        log["user_id"].combine_chunks().dictionary_encode().indices.to_numpy(),
+        pc.index_in(log["item_id"], ids).to_numpy(),
+        log["timestamp"].to_numpy(),
+        n_items=len(ids),
+        seed=lake.settings.seed,
+    )
+
+
+@dg.asset(
+    deps=["items", "interactions"],
+    group_name="space",
+    kinds={"scipy", "lancedb"},
+    owners=["team:itemnest"],
+)
+def collaborative_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
+    """What users do with items: directed co-visit factors, of the training period and of all."""
+    inputs = digest(lake.built("interactions").inputs, load_ids(lake).to_pylist(), makings(lake))
+    build = lake.unchanged("collaborative_vectors", inputs)
+    what = "unchanged" if build else "factorised"
+    if build is None:
+        recipe, periods = _factorised(lake)
+        rows = pa.concat_tables([_rows(lake, period, periods[period]) for period in PERIODS])
+        table = {"collaborative_vectors": lake.tables.replace("collaborative_vectors", rows)}
+        metadata = {"rows": len(rows), "recipe": asdict(recipe)}
+        build = lake.record("collaborative_vectors", inputs, table, metadata)
+    return dg.MaterializeResult(
+        metadata={
+            "what": what,
+            "dagster/row_count": build.metadata["rows"],
+            "recipe": markdown_table([build.metadata["recipe"]]),
+        }
+    )
+
+
+def _factorised(lake: Lake) -> tuple[Recipe, dict[str, Collaborative]]:
+    """Factorise both periods, by the released space's recipe or by one chosen on validation."""
+    dims, seed = lake.settings.dims, lake.settings.seed
+    everything = load_sequences(lake)
+    split = leave_last_out(everything)
+    if released := released_space(lake):
+        recipe = released.space.recipe
+    else:
+        recipe = choose_recipe(split, dims=dims, seed=seed, progress=lake.progress)
+    sequences = {"train": split.train, "all": everything}
+    return recipe, {
+        period: factorise(sequences[period], dim=max(dims), seed=seed, recipe=recipe)
+        for period in PERIODS
+    }
+
+
+def _rows(lake: Lake, period: str, known: Collaborative) -> pa.Table:
+    ids = load_ids(lake)
+    return pa.table(
+        {
+            "key": vector_key(ids, period),
+            "item_id": ids,
+            "period": pa.array([period] * len(ids)),
+            "context": vector_array(known.context),
+            "target": vector_array(known.target),
+            "support": pa.array(known.support, pa.int32()),
+        },
+        schema=collaborative_schema(known.context.shape[1]),
+    )
+
+
+def load_collaborative(lake: Lake, period: str) -> Collaborative:
+    """Return the collaborative vectors of a period, as they were factorised."""
+    table = lake.read("collaborative_vectors")
+    table = table.filter(pc.equal(table["period"], period)).sort_by("item_id")
+    return Collaborative(
+        matrix(table["context"]), matrix(table["target"]), table["support"].to_numpy()
+    )
+
+
+def makings(lake: Lake) -> str:
+    """Digest of what a space is made with besides data: a change of it is a new space."""
+    towers = [tower.digest if (tower := lake.tower(m)) else None for m in MODALITIES]
+    return digest(towers, lake.settings.dims, lake.settings.seed, version("itemnest"))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSpace:
+    """A space and the ids of the items that its anchors were when it was fitted."""
+
+    space_id: str
+    space: ItemSpace
+    anchor_ids: list[str]
+
+    def turned(self, known: Collaborative, ids: pa.Array) -> Collaborative:
+        """Rotate collaborative vectors of today's rows, whose ids these are, into its frame."""
+        rows = np.full(int(self.space.anchors.rows.max(initial=-1)) + 1, -1)
+        now = pc.index_in(pa.array(self.anchor_ids, pa.string()), ids)
+        rows[self.space.anchors.rows] = now.fill_null(-1).to_numpy()
+        return self.space.align(known, rows)
+
+
+def load_space(lake: Lake, space_id: str | None = None) -> StoredSpace:
+    """Return a stored space, by default the one that item_space last settled on."""
+    wanted = space_id or lake.built("item_space").metadata["space_id"]
+    row = lake.tables.take("spaces", "space_id", [wanted]).to_pylist()[0]
+    description = json.loads(row["description"])
+    space = ItemSpace.restore(load_arrays(row["weights"]), description["space"])
+    return StoredSpace(wanted, space, description["anchor_ids"])
+
+
+def released_space(lake: Lake) -> StoredSpace | None:
+    """Return the visible release's space if a new one would be made of the same things."""
+    release = releases.current(lake.tables)
+    if release is None or release.description.get("makings") != makings(lake):
+        return None
+    return load_space(lake, release.space_id)
+
+
+def evidence(lake: Lake, stored: StoredSpace, period: str) -> Collaborative:
+    """Return the collaborative vectors of a period in the frame of a space."""
+    return stored.turned(load_collaborative(lake, period), load_ids(lake))
+
+
+@dg.asset(
+    deps=["text_vectors", "image_vectors", "collaborative_vectors"],
+    group_name="space",
+    kinds={"torch", "lancedb"},
+    owners=["team:itemnest"],
+)
+def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
+    """The trained space (whitening, nested head, map, dial, basis); kept while it serves."""
+    upstream = ("text_vectors", "image_vectors", "collaborative_vectors")
+    inputs = digest(*(lake.built(name).inputs for name in upstream), makings(lake))
+    build = lake.unchanged("item_space", inputs)
+    what = "unchanged"
+    if build is None:
+        stored, ratio = _kept(lake)
+        what = "fitted" if stored is None else f"kept: {ratio:.3f} of the recall across versions"
+        stored = stored or _fitted(lake)
+        metadata = {
+            "space_id": stored.space_id,
+            "basis_id": stored.space.basis_id,
+            "cross_version": ratio,
+            "description": stored.space.description(),
+        }
+        build = lake.record("item_space", inputs, lake.versions("spaces"), metadata)
+    chosen = [{"choice": k, "value": str(v)} for k, v in build.metadata["description"].items()]
+    return dg.MaterializeResult(
+        metadata={
+            "what": what,
+            "space": build.metadata["space_id"],
+            "basis": build.metadata["basis_id"],
+            "chosen": markdown_table(chosen),
+        }
+    )
+
+
+def _kept(lake: Lake) -> tuple[StoredSpace | None, float | None]:
+    """The released space if today's items, in its frame, still answer yesterday's users."""
+    release, stored = releases.current(lake.tables), released_space(lake)
+    if release is None or stored is None:
+        return None, None
+    before = release.tables["item_vectors"]
+    columns = ["item_id", "fused_context", "fused_target"]
+    old = lake.tables.read("item_vectors", columns=columns, version=before).sort_by("item_id")
+    ids = load_ids(lake)
+    now = pc.index_in(old["item_id"], ids).fill_null(-1).to_numpy()
+    views = stored.space.views(load_content(lake), evidence(lake, stored, "all"))
+    newer = (views.fused_context, views.fused_target)
+    # Yesterday's vectors in today's rows; an item that is new today stands for itself.
+    older = tuple(rows.copy() for rows in newer)
+    for rows, name in zip(older, ("fused_context", "fused_target"), strict=True):
+        rows[now[now >= 0]] = matrix(old[name])[now >= 0]
+    cases = trial(leave_last_out(load_sequences(lake)), on="test", max_users=JUDGES)
+    ratio = min(
+        cross_version((older[0], older[1]), newer, cases, dim=dim)["ratio"]
+        for dim in lake.settings.dims
+    )
+    return (stored, ratio) if ratio >= KEPT else (None, ratio)
+
+
+def _fitted(lake: Lake) -> StoredSpace:
+    """Fit a space to the training period and store it."""
+    space = fit(
+        load_content(lake),
+        leave_last_out(load_sequences(lake)),
+        recipe=Recipe(**lake.built("collaborative_vectors").metadata["recipe"]),
+        dims=lake.settings.dims,
+        seed=lake.settings.seed,
+        progress=lake.progress,
+    )
+    anchors = load_ids(lake).take(pa.array(space.anchors.rows)).to_pylist()
+    stored = StoredSpace(space.space_id, space, anchors)
+    row = {
+        "space_id": stored.space_id,
+        "description": json.dumps({"space": space.description(), "anchor_ids": anchors}),
+        "weights": save_arrays(space.arrays()),
+    }
+    lake.tables.upsert("spaces", pa.Table.from_pylist([row], schema=SPACES))
+    return stored
+
+
+@dg.asset(
+    deps=["item_space"],
+    group_name="space",
+    kinds={"numpy", "lancedb"},
+    owners=["team:itemnest"],
+    check_specs=[
+        dg.AssetCheckSpec("rows_are_unit", asset="item_vectors", blocking=True),
+        dg.AssetCheckSpec("every_item_has_one_vector", asset="item_vectors", blocking=True),
+    ],
+)
+def item_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
+    """One full-width unit vector per item, view and role, whose prefixes are the granularities."""
+    space_id = lake.built("item_space").metadata["space_id"]
+    upstream = ("text_vectors", "image_vectors", "collaborative_vectors", "items")
+    inputs = digest(space_id, *(lake.built(name).inputs for name in upstream))
+    build = lake.unchanged("item_vectors", inputs)
+    what = "unchanged" if build else "applied"
+    if build is None:
+        table = _applied(lake)
+        written = {"item_vectors": lake.tables.replace("item_vectors", table)}
+        build = lake.record("item_vectors", inputs, written, {"rows": len(table)})
+    rows = lake.read("item_vectors")
+    views = {name: matrix(rows[name]) for name in columns()}
+    return dg.MaterializeResult(
+        metadata={
+            "what": what,
+            "dagster/row_count": build.metadata["rows"],
+            "coverage": markdown_table([_coverage(rows)]),
+        },
+        check_results=[
+            verdict("rows_are_unit", checks.rows_are_unit(views)),
+            verdict(
+                "every_item_has_one_vector",
+                checks.every_item_has_one_vector(
+                    lake.read("items", columns=["item_id"])["item_id"], rows["item_id"]
+                ),
+            ),
+        ],
+    )
+
+
+def columns() -> list[str]:
+    """Return the columns of item_vectors: one per view and role."""
+    return [f"{view}_{role}" if role else view for view in VIEWS for role in VIEWS[view] or [""]]
+
+
+def _applied(lake: Lake) -> pa.Table:
+    stored, content = load_space(lake), load_content(lake)
+    known = evidence(lake, stored, "all")
+    views: Views = stored.space.views(content, known)
+    return item_vectors_table(
+        load_ids(lake),
+        {name: getattr(views, name) for name in columns()},
+        has_text=content.has_text,
+        has_image=content.has_image,
+        support=known.support,
+    )
+
+
+def _coverage(rows: pa.Table) -> Mapping[str, Any]:
+    counted = {name: pc.sum(rows[name]).as_py() for name in ("has_text", "has_image")}
+    cold = pc.sum(pc.equal(rows["support"], 0)).as_py()
+    return {"items": len(rows), **counted, "cold": cold}

@@ -1,0 +1,1 @@
+"""One program per claim, each printing JSON lines."""

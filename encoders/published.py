@@ -1,0 +1,48 @@
+"""Published open_clip weights: found in the local cache, or downloaded where that is allowed."""
+
+from pathlib import Path
+
+from encoders.vision_ops import ensure_torchvision
+from encoders.weights import WeightsError
+
+_DEFAULT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+def published_file(architecture: str, tag: str, *, quick_gelu: bool, download: bool) -> Path:
+    """Return the checkpoint of a pretrained tag. The network is used only with `download`.
+
+    quick_gelu: whether the architecture has that activation; weights were trained for one or the
+    other, and load into both.
+    """
+    ensure_torchvision()
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.pretrained import (
+        download_pretrained,
+        get_pretrained_cfg,
+        list_pretrained_tags_by_model,
+    )
+
+    published = get_pretrained_cfg(architecture, tag)
+    if not published:
+        known = ", ".join(list_pretrained_tags_by_model(architecture)) or "none is published"
+        raise WeightsError(
+            f"{tag!r} is neither a file nor published weights of {architecture} ({known})"
+        )
+    if published.get("quick_gelu", False) != quick_gelu:
+        raise WeightsError(
+            f"the weights {tag} were trained {'without' if quick_gelu else 'with'} QuickGELU, "
+            f"unlike {architecture}: name the architecture with or without -quickgelu"
+        )
+    repository, _, name = published["hf_hub"].rpartition("/")
+    names = [name] if name else list(_DEFAULT_FILES)
+    for candidate in names if repository else []:
+        cached = try_to_load_from_cache(repository, candidate)
+        if isinstance(cached, str):
+            return Path(cached)
+    if download:
+        return Path(download_pretrained(published))
+    fetch = f"`hf download {repository} {names[0]}`" if repository else "its publisher"
+    raise WeightsError(
+        f"the weights {tag} of {architecture} are not on this machine: get them with {fetch} and "
+        "name the file after @, or pass allow_download=True to encoders.registry.tower"
+    )

@@ -1,0 +1,137 @@
+"""The whole graph on a small generated shop: what is released, and what a second run does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assets.run import Outcome, add, materialize
+from assets.sample import planted
+from assets.settings import load
+from store import ItemStore
+from store.tables import Tables
+
+ASSETS = {
+    "items",
+    "interactions",
+    "text_vectors",
+    "image_vectors",
+    "collaborative_vectors",
+    "item_space",
+    "item_vectors",
+    "quality",
+    "release",
+}
+
+
+@pytest.fixture
+def copy(shop: Path, tmp_path: Path) -> Path:
+    """The shop in a folder of its own, free to be changed."""
+    shutil.copytree(shop, tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+def test_the_release_holds_every_item_once_with_unit_rows_at_every_dim(shop: Path) -> None:
+    store = ItemStore.open(shop / "store")
+    ids = Tables(shop / "store").read("items", columns=["item_id"])["item_id"].to_pylist()
+    assert len(ids) == len(set(ids)) > 200
+    for view in ("content", "aligned", "fused", "collaborative"):
+        for dim in (32, 64, 128, 256):
+            rows = store.get_item_vectors(ids, dim=dim, view=view)
+            assert rows.shape == (len(ids), dim)
+            np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
+
+
+def test_neighbours_share_the_planted_group_far_above_chance(shop: Path) -> None:
+    groups = planted(shop / "catalogue")
+    store = ItemStore.open(shop / "store")
+    ids = [item for item in store.item_matrix(dim=64).ids if item in groups]
+    chance = sum(
+        (n / len(ids)) ** 2 for n in np.unique([groups[i] for i in ids], return_counts=True)[1]
+    )
+    hits = total = 0
+    for item in ids[::10]:
+        found = store.search(item, k=5, dim=128, view="content")["item_id"].to_pylist()
+        hits += sum(groups.get(near) == groups[item] for near in found)
+        total += len(found)
+    assert hits / total > 3 * chance
+
+
+def test_cold_items_have_aligned_and_fused_vectors_that_differ_from_each_other(shop: Path) -> None:
+    tables = Tables(shop / "store")
+    rows = tables.read("item_vectors", columns=["item_id", "support"])
+    cold = [r["item_id"] for r in rows.to_pylist() if r["support"] == 0]
+    assert len(cold) >= 5
+    store = ItemStore.open(shop / "store")
+    for view in ("aligned", "fused"):
+        vectors = store.get_item_vectors(cold, dim=64, view=view)
+        assert len(np.unique(vectors.round(4), axis=0)) > len(cold) // 2
+
+
+def test_every_refused_row_is_recorded_with_its_reason(shop: Path) -> None:
+    rejected = Tables(shop / "store").read("rejected_items").to_pylist()
+    assert {row["source"] for row in rejected} == {"items", "interactions"}
+    assert all(row["reason"] and row["row"] >= 0 for row in rejected)
+
+
+def test_a_second_run_encodes_nothing_and_makes_no_release(copy: Path) -> None:
+    again = materialize(copy / "itemnest.toml")
+    assert again.succeeded
+    assert set(again.assets) == ASSETS
+    assert again.assets["text_vectors"]["encoded"] == 0
+    assert again.assets["image_vectors"]["encoded"] == 0
+    assert [release.name for release in ItemStore.open(copy / "store").releases()] == ["r1"]
+
+
+def test_an_added_item_is_released_in_the_same_space_and_survives_the_next_run(copy: Path) -> None:
+    new = copy / "new.jsonl"
+    new.write_text(json.dumps({"item_id": "NEW-1", "title": "Blue ceramic teapot"}) + "\n")
+    before = ItemStore.open(copy / "store").release
+    outcome = add(copy / "itemnest.toml", new)
+    assert outcome.succeeded, outcome.failures
+    assert outcome.assets["text_vectors"]["encoded"] == 1
+    store = ItemStore.open(copy / "store")
+    assert store.release.space_id == before.space_id
+    assert store.release.refresh_id != before.refresh_id
+    assert store.get_item_vectors(["NEW-1"], dim=64).shape == (1, 64)
+    assert store.changes(since="r1").added == ["NEW-1"]
+    materialize(copy / "itemnest.toml")
+    assert ItemStore.open(copy / "store").lookup(["NEW-1"], dim=32).found.all()
+
+
+def test_the_same_inputs_give_the_same_space_and_the_same_vectors(
+    shop: Path, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    shutil.copytree(shop / "catalogue", twin / "catalogue")
+    shutil.copy(shop / "itemnest.toml", twin)
+    assert materialize(twin / "itemnest.toml").succeeded
+    one, two = ItemStore.open(shop / "store"), ItemStore.open(twin / "store")
+    assert one.release.space_id == two.release.space_id
+    np.testing.assert_array_equal(
+        one.item_matrix(dim=256).vectors, two.item_matrix(dim=256).vectors
+    )
+
+
+def test_a_catalogue_that_lost_most_items_is_not_released(copy: Path) -> None:
+    settings = load(copy / "itemnest.toml")
+    file = next(settings.catalogue.glob("items.*"))
+    file.write_text("\n".join(file.read_text().splitlines()[:20]) + "\n")
+    outcome: Outcome = materialize(copy / "itemnest.toml")
+    assert not outcome.succeeded
+    assert "is the feed complete?" in " ".join(outcome.failures)
+    assert ItemStore.open(copy / "store").release.name == "r1"
+
+
+def test_text_and_picture_queries_find_what_they_describe(shop: Path) -> None:
+    store = ItemStore.open(shop / "store")
+    items = Tables(shop / "store").read("items", columns=["item_id", "text", "image"]).to_pylist()
+    whole = [row for row in items if row["text"] and row["image"]][:5]
+    for row in whole:
+        by_text = store.search(text=row["text"], k=10, view="content")["item_id"].to_pylist()
+        assert row["item_id"] in by_text
+        by_image = store.search(image=row["image"], k=10, view="content")["item_id"].to_pylist()
+        assert len(by_image) == 10

@@ -1,0 +1,148 @@
+"""The default image tower: its weights, its numbers, the preprocessing they were trained with."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from encoders.encoder import Encoder, Item
+from encoders.image import _renamed, efficientnet_lite0, streamline
+from encoders.images import Framing, frame, normalise, open_picture
+from encoders.registry import tower
+from encoders.sources import EfficientNetLite0
+from encoders.vision_ops import ensure_torchvision
+from encoders.weights import Package
+from tests.encoders.pictures import encoded, gradient
+
+# The largest coordinates. torchvision's Resize and CenterCrop before the unfolded network give the
+# same four digits.
+GOLDEN = {113: 0.3417, 897: 0.3204, 747: 0.2211, 930: 0.2150, 455: 0.2127}
+WRONG = [  # ImageNet's own, and pixels from 0 to 1
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+]
+
+
+@pytest.fixture(scope="module")
+def source() -> EfficientNetLite0:
+    found = tower("efficientnet-lite0", "image").source
+    assert isinstance(found, EfficientNetLite0)
+    return found
+
+
+def weights_of(package: Package) -> Path:
+    return package.folder() / package.files[0][0]
+
+
+@pytest.fixture(scope="module")
+def network(source: EfficientNetLite0) -> nn.Module:
+    """The network as published, batch norms included."""
+    return efficientnet_lite0(weights_of(source.package))
+
+
+def test_a_fixed_picture_has_the_known_vector(efficientnet: Encoder) -> None:
+    vector = efficientnet.encode([Item(image=encoded(gradient(300, 200)))])[0]
+    np.testing.assert_allclose(vector[list(GOLDEN)], list(GOLDEN.values()), atol=1e-3)
+    assert np.linalg.norm(vector[list(GOLDEN)]) > 0.3
+
+
+def test_all_247_tensors_find_their_place_by_position(source: EfficientNetLite0) -> None:
+    ensure_torchvision()
+    from timm.models.efficientnet import tf_efficientnet_lite0
+
+    stored = torch.load(weights_of(source.package), weights_only=True)
+    wanted = tf_efficientnet_lite0().state_dict()
+    renamed = _renamed(stored, wanted)
+    trained = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    assert len(trained) == 247
+    assert set(renamed) == set(wanted)
+    assert torch.equal(renamed["conv_stem.weight"], stored["_conv_stem.weight"])
+    assert torch.equal(renamed["classifier.bias"], stored["_fc.bias"])
+
+
+def test_tensors_of_another_network_are_refused() -> None:
+    wanted = {"a.weight": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match=r"b\.weight \[3, 2\] does not fit a\.weight \[2, 3\]"):
+        _renamed({"b.weight": torch.zeros(3, 2)}, wanted)
+    with pytest.raises(ValueError, match=r"b\.bias \[2, 3\] does not fit a\.weight"):
+        _renamed({"b.bias": torch.zeros(2, 3)}, wanted)
+    with pytest.raises(ValueError, match="zip"):
+        _renamed({}, wanted)
+
+
+def test_streamlining_the_network_changes_nothing_but_rounding(network: nn.Module) -> None:
+    fast = deepcopy(network)
+    streamline(fast)
+    assert not [part for part in fast.modules() if isinstance(part, nn.BatchNorm2d)]
+    pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        np.testing.assert_allclose(fast(pixels), network(pixels), atol=1e-4)
+
+
+def test_a_rotated_file_has_the_vector_of_the_rotated_picture(efficientnet: Encoder) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Item(image=encoded(gradient(300, 200), exif=exif))
+    turned = Item(image=encoded(gradient(300, 200).transpose(Image.Transpose.ROTATE_270)))
+    vectors = efficientnet.encode([stored, turned])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+def test_the_stored_batch_norms_expect_pixels_from_minus_one_to_one(
+    datasets: Path, network: nn.Module, source: EfficientNetLite0
+) -> None:
+    """Real pictures, rightly prepared, have the statistics that the network saw in training."""
+    pictures = real_pictures(datasets, 24)
+    stem, everywhere = divergence(network, pictures, source.framing)
+    assert stem < 0.1
+    for mean, std in WRONG:
+        framing = replace(source.framing, mean=mean, std=std)
+        wrong_stem, wrong_everywhere = divergence(network, pictures, framing)
+        assert 5 * stem < wrong_stem
+        assert 1.5 * everywhere < wrong_everywhere
+
+
+def real_pictures(datasets: Path, count: int) -> list[bytes]:
+    folders = [folder for folder in sorted(datasets.iterdir()) if (folder / "images").is_dir()]
+    if not folders:
+        pytest.skip(f"no real photographs under {datasets}")
+    files: list[Path] = []
+    for folder in folders:
+        paths = pq.read_table(folder / "items.parquet", columns=["image_path"])["image_path"]
+        found = [folder / path for path in paths.drop_null().to_pylist()]
+        step = len(found) // (count // len(folders))
+        files += found[::step][: count // len(folders)]
+    return [file.read_bytes() for file in files]
+
+
+def divergence(network: nn.Module, pictures: list[bytes], framing: Framing) -> tuple[float, float]:
+    """KL(batch statistics || stored statistics) of the first batch norm, and mean over all 49.
+
+    The median over channels stands for a layer: channels that never fire diverge without bound.
+    """
+    found: list[float] = []
+
+    def compare(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
+        ratio = variance / (norm.running_var + norm.eps)
+        shift = (mean - norm.running_mean) ** 2 / (norm.running_var + norm.eps)
+        found.append(float((ratio + shift - 1 - ratio.log()).median() / 2))
+
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
+    squares = [frame(open_picture(data), framing) for data in pictures]
+    with torch.inference_mode():
+        network(torch.from_numpy(normalise(squares, framing)).permute(0, 3, 1, 2))
+    for hook in hooks:
+        hook.remove()
+    assert len(found) == len(norms) == 49
+    return found[0], float(np.mean(found))
