@@ -160,5 +160,10 @@ def _tokenizer(text: Config, source: Path | str | None) -> Tokenize:
     options = {key: given[key] for key in _TOKENIZER_KEYS if key in given}
     if source is None:
         return SimpleTokenizer(context_length=length, **options)
-    mode = text.get("tokenizer_mode")
-    return HFTokenizer(str(source), context_length=length, tokenizer_mode=mode, **options)
+    return HFTokenizer(
+        str(source),
+        context_length=length,
+        tokenizer_mode=text.get("tokenizer_mode"),
+        local_files_only=isinstance(source, Path),
+        **options,
+    )

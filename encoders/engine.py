@@ -1,6 +1,7 @@
 """Where encoding runs: in this process, or on other machines. Knows no model and no table."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Protocol
 
 from encoders.encoder import Encoder, Item, Vectors
@@ -26,9 +27,4 @@ class LocalEngine:
         """Yield float32 [len(batch), dim] per batch, in order."""
         stream = iter(batches)
         for first in stream:
-            yield from encode_batches(factory(), _chain(first, stream))
-
-
-def _chain(first: Sequence[Item], rest: Iterator[Sequence[Item]]) -> Iterator[Sequence[Item]]:
-    yield first
-    yield from rest
+            yield from encode_batches(factory(), chain([first], stream))

@@ -55,7 +55,7 @@ class ImageEncoder:
 def load_image_encoder(weights: Path, framing: Framing, *, digest: str) -> ImageEncoder:
     """Return EfficientNet-Lite0's pooled features as an encoder."""
     model = efficientnet_lite0(weights)
-    streamline(model)
+    fold_batch_norms(model)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert isinstance(model.num_features, int)
     return ImageEncoder(model, framing, dim=model.num_features, digest=digest)
@@ -68,12 +68,12 @@ def efficientnet_lite0(weights: Path) -> "EfficientNet":
 
     model = tf_efficientnet_lite0()
     stored = torch.load(weights, map_location="cpu", weights_only=True)
-    model.load_state_dict(_renamed(stored, model.state_dict()))
+    model.load_state_dict(renamed_by_position(stored, model.state_dict()))
     model.reset_classifier(0)
     return model.eval()
 
 
-def _renamed(
+def renamed_by_position(
     stored: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Give the stored tensors the wanted names, by position.
@@ -94,41 +94,19 @@ def _renamed(
     return counters | {name: tensor for name, (_, tensor) in pairs}
 
 
-def streamline(model: nn.Module) -> None:
-    """Give every convolution its batch norm and its padding, in place.
+def fold_batch_norms(model: nn.Module) -> None:
+    """Fold every batch norm into the convolution before it, in place.
 
-    Outputs change by rounding only. On one core a picture takes 38 ms before, 26 ms without batch
-    norms and 20 ms without timm's separate padding step as well.
+    Outputs change by rounding only; the model runs 12 to 26 % shorter (2 shared cores, 5 trials).
     """
     for parent in list(model.modules()):
         conv: nn.Conv2d | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
-                conv = _evenly_padded(child) if child.stride == (2, 2) else child
-                setattr(parent, name, conv)
+                conv = child
             elif isinstance(child, nn.BatchNorm2d) and conv is not None:
                 _fold(conv, child)
                 setattr(parent, name, getattr(child, "act", nn.Identity()))
-
-
-def _evenly_padded(conv: nn.Conv2d) -> nn.Conv2d:
-    """Return the same function of maps with even sides, for a kernel k, stride 2 and "same" padding.
-
-    That padding is (k - 3) / 2 before and one more after, a copy of the whole map. Zero weights in
-    front of the kernel make it even, and the convolution pads by itself.
-    """
-    kernel = conv.kernel_size[0]
-    even = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        kernel + 1,
-        stride=2,
-        padding=(kernel - 1) // 2,
-        groups=conv.groups,
-        bias=False,
-    )
-    even.weight = nn.Parameter(nn.functional.pad(conv.weight, (1, 0, 1, 0)))
-    return even
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from encoders.encoder import Item, Vectors, prepare_rows, text_of, unit_rows
 from encoders.vision_ops import ensure_torchvision
 
-_PADDED_TOKENS = 1024  # per run of the model: few tokens are padding then
+_PADDED_TOKENS = 512  # per run of the model: few tokens are padding then
 _UNUSED = ("pooler.", "embeddings.position_ids")  # stored, but no part of a mean of tokens
 
 

