@@ -27,7 +27,7 @@ demo: install
 	@$(BIN)/itemnest demo $(if $(CATALOG),--catalog "$(CATALOG)")
 
 ui: install
-	@$(BIN)/itemnest ui --demo $(if $(CATALOG),--catalog "$(CATALOG)")
+	@$(BIN)/itemnest ui --settings "data/$(if $(CATALOG),$(notdir $(abspath $(CATALOG))),demo)/itemnest.toml"
 
 test: install lint types imports
 	$(BIN)/python -m pytest -q

@@ -35,9 +35,10 @@ SINGULAR_POWERS = (0.5, 0.25, 0.75)
 WINDOWS = ((20, 0.5), (5, 1.0), (20, 1.0), (50, 0.25))
 BACKWARD = (0.5, 0.0, 1.0)
 SHARES = (0.33, 0.1, 0.2, 0.5, 0.67)
+SHARPNESS = (0, 50)
 EVIDENCE = (10.0, 3.0, 30.0)
 POPULARITY = (0.1, 0.0, 0.05, 0.2)
-EVENNESS = (0.0, 0.5)
+EVENNESS = (0.5, 0.0)
 PLAYING_COLD = 0.1
 T = TypeVar("T")
 
@@ -116,11 +117,11 @@ def choose_recipe(seq: Sequences, judge: Judge, *, dim: int, seed: int) -> Recip
 def choose_dial(
     block: Vectors, known: Collaborative, judge: Judge, *, dims: tuple[int, ...], seed: int
 ) -> Dial:
-    """Pick content's share, then n0, then reach: what costs warm items nothing, kindest to cold.
+    """Pick share, sharpness, n0 and reach in turn: what costs warm items nothing, kindest to cold.
 
     A tenth of the items plays cold. "Nothing" is half a standard error of the best warm recall.
     """
-    dial = Dial(SHARES[0], EVIDENCE[0])
+    dial = Dial(SHARES[0], SHARPNESS[0], EVIDENCE[0], POPULARITY[0], EVENNESS[0])
     if not known.support.any():
         return replace(dial, share=1.0)
     if not len(judge.cases):
@@ -128,11 +129,14 @@ def choose_dial(
     played = np.random.default_rng(seed).random(len(block)) < PLAYING_COLD
     hidden = replace(known, support=np.where(played, 0, known.support).astype(np.int32))
     cold = replace(judge, cases=judge.cases.only(np.flatnonzero(played[judge.cases.targets])))
-    judge.look("mapping content to behaviour")
-    seeing, blind = (fit_map(block, evidence, seed=seed) for evidence in (known, hidden))
+    maps = {
+        steps: [fit_map(block, evidence, steps=steps, seed=seed) for evidence in (known, hidden)]
+        for steps in SHARPNESS
+    }
 
     def values(dial: Dial) -> tuple[float, float]:
         judge.look("choosing the warm/cold dial")
+        seeing, blind = maps[dial.sharpness]
         order = compacted(block, known, seeing, dial, dims)
         warm = judge(*fused(block, known, seeing, dial, *order))
         return warm, cold(*fused(block, hidden, blind, dial, *order))
@@ -141,6 +145,7 @@ def choose_dial(
         return _kindest(dials, [values(dial) for dial in dials], len(judge.cases))
 
     dial = kindest([replace(dial, share=share) for share in SHARES])
+    dial = kindest([replace(dial, sharpness=steps) for steps in SHARPNESS])
     dial = kindest([replace(dial, n0=n0) for n0 in EVIDENCE])
     options = product(POPULARITY, EVENNESS)
     return kindest([replace(dial, popularity=p, evenness=e) for p, e in options])

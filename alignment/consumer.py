@@ -90,6 +90,8 @@ def rank(score: Score, cases: Trial) -> Ranks:
 def _rank_block(scores: Vectors, cases: Trial, rows: slice) -> tuple[Floats, Floats]:
     targets = cases.targets[rows]
     own = scores[np.arange(len(targets)), targets]
+    if not np.isfinite(own).all():
+        raise ValueError("scores that are not finite cannot be ranked: the vectors hold NaN")
     above = np.count_nonzero(scores > own[:, None], axis=1)
     level = np.count_nonzero(scores == own[:, None], axis=1) - 1
     seen = cases.seen[rows].tocoo()

@@ -21,16 +21,18 @@ NOVELTY = 0.9
 class Dial:
     """The warm/cold dial.
 
-    share: content's part of the fused vector (1: content only); n0: events at which behaviour and
-    its prediction from content count the same; bound: the longest step behaviour may take away from
-    that prediction; popularity, evenness: exponents of a target's reach (see Reach).
+    share: content's part of the fused vector (1: content only); sharpness: training steps of the
+    map (see map.py); n0: events at which behaviour and its prediction from content count the same;
+    bound: the longest step behaviour may take away from that prediction, both of length 1;
+    popularity, evenness: exponents of a target's reach (see Reach).
     """
 
     share: float
+    sharpness: int
     n0: float
-    popularity: float = 0.1
-    evenness: float = 0.0
-    bound: float = 2.0
+    popularity: float
+    evenness: float
+    bound: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def joined(
     content: Vectors, known: Collaborative, mapping: Map, dial: Dial
 ) -> tuple[Vectors, Vectors]:
     """Join [sqrt(share) content ; sqrt(1 - share) behaviour] for context and target: unit rows."""
-    parts = np.sqrt(np.float32([dial.share, 1 - dial.share]))
+    parts = np.sqrt(np.array([dial.share, 1 - dial.share], np.float32))
     context, target = (
         np.hstack([parts[0] * content, parts[1] * shrunk(p, c, known.support, dial)])
         for p, c in zip(mapping(content), (known.context, known.target), strict=True)

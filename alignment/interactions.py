@@ -68,19 +68,27 @@ class Split:
 
 
 def from_log(
-    users: ArrayLike, items: ArrayLike, times: ArrayLike, *, n_items: int, seed: int
+    users: ArrayLike,
+    items: ArrayLike,
+    times: ArrayLike,
+    *,
+    n_items: int,
+    seed: int,
+    ties: ArrayLike | None = None,
 ) -> Sequences:
     """Order a log by user and time; equal timestamps of a user are shuffled by `seed`.
 
-    users, items: row numbers from 0; times: any integers that grow with time.
+    users, items: row numbers from 0; times: any integers that grow with time. ties: a number per
+    event that orders equal timestamps instead; drawn from what never changes about an event, it
+    keeps every user's order while the log grows.
     """
     u, i, t = (np.asarray(column, dtype=np.int64) for column in (users, items, times))
     if not len(u) == len(i) == len(t):
         raise ValueError(f"columns of {len(u)}, {len(i)} and {len(t)} rows: give equal lengths")
     if len(i) and not 0 <= i.min() <= i.max() < n_items:
         raise ValueError(f"item rows {i.min()}..{i.max()}: expected 0..{n_items - 1}")
-    shuffle = np.random.default_rng(seed).permutation(len(u))
-    order = shuffle[np.lexsort((t[shuffle], u[shuffle]))]
+    drawn = np.random.default_rng(seed).permutation(len(u)) if ties is None else np.asarray(ties)
+    order = np.lexsort((drawn, t, u))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(u))]).astype(np.int64)
     return Sequences(indptr, i[order].astype(np.int32), t[order], n_items)
 

@@ -17,7 +17,7 @@ from matryoshka.train import deterministic
 
 RIDGE = 1.0
 TRUST = 10.0  # an item of n events weighs n / (n + TRUST)
-STEPS, BATCH, RATE, TEMPERATURE = 100, 512, 1e-2, 0.07
+BATCH, RATE, TEMPERATURE = 512, 3e-3, 0.07
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +32,22 @@ class Map:
         return solid(content @ self.context), solid(content @ self.target)
 
 
-def fit_map(content: Vectors, known: Collaborative, *, seed: int) -> Map:
-    """Fit the map to items with support: by least squares, then by telling items apart."""
+def fit_map(content: Vectors, known: Collaborative, *, steps: int, seed: int) -> Map:
+    """Fit the map to items with support by least squares, then `steps` of telling items apart.
+
+    The steps serve items with some events, whose own row they teach the map to find again; they
+    cost items with none, of which it knows only the content.
+    """
     warm = np.flatnonzero(known.support > 0)
+    rows, both = content[warm], (known.context[warm], known.target[warm])
     weight = known.support[warm] / (known.support[warm] + TRUST)
-    rows = content[warm]
-    both = [known.context[warm], known.target[warm]]
-    start = np.split(_ridge(rows, np.hstack(both), weight), 2, axis=1)
-    if not len(warm):
-        return Map(*start)
+    context, target = np.split(_ridge(rows, np.hstack(both), weight), 2, axis=1)
+    if not steps or not len(warm):
+        return Map(context, target)
     with deterministic():
         return Map(
-            *(_sharpened(*role, rows, weight, seed) for role in zip(start, both, strict=True))
+            _sharpened(context, both[0], rows, weight, steps=steps, seed=seed),
+            _sharpened(target, both[1], rows, weight, steps=steps, seed=seed),
         )
 
 
@@ -54,14 +58,20 @@ def _ridge(x: Vectors, y: Vectors, weight: NDArray[np.float64]) -> Vectors:
 
 
 def _sharpened(
-    start: Vectors, goal: Vectors, rows: Vectors, weight: NDArray[np.float64], seed: int
+    start: Vectors,
+    goal: Vectors,
+    rows: Vectors,
+    weight: NDArray[np.float64],
+    *,
+    steps: int,
+    seed: int,
 ) -> Vectors:
     """Train the map so that an item's prediction is nearest its own row among many."""
     rng, chance = np.random.default_rng(seed), np.cumsum(weight) / weight.sum()
     x, y = torch.from_numpy(rows), torch.from_numpy(goal)
     matrix = torch.from_numpy(start.copy()).requires_grad_()
     optimiser = torch.optim.Adam([matrix], lr=RATE)
-    for _ in range(STEPS):
+    for _ in range(steps):
         drawn = np.unique(np.searchsorted(chance, rng.random(BATCH)).clip(max=len(rows) - 1))
         loss = nested_info_nce(
             x[drawn] @ matrix,

@@ -27,6 +27,7 @@ from matryoshka.train import fit as fit_head
 
 Progress = Callable[[int, int, str], None]
 Array = NDArray[Any]
+FORMAT = 1  # raise it when the fields of ItemSpace, or what they mean, change
 VALIDATION_USERS = 3000
 ANCHORS = 4096
 PAIR_WINDOW = 5
@@ -71,10 +72,11 @@ class ItemSpace:
 
     @property
     def width(self) -> int:
+        """The largest granularity: how wide every view is."""
         return max(self.dims)
 
     def views(self, content: Content, collaborative: Collaborative | None) -> Views:
-        """Make the vectors of the items of `content`; `collaborative` is their evidence in this frame.
+        """Make the vectors of items from their content and their evidence, turned to this frame.
 
         Where there is none (support 0), behaviour is predicted from content, in the collaborative
         view too.
@@ -115,7 +117,10 @@ class ItemSpace:
 
     def description(self) -> dict[str, Any]:
         """Return everything chosen, JSON-able."""
-        scalars: dict[str, Any] = {"norm": "every published prefix is a unit row"}
+        scalars: dict[str, Any] = {
+            "format": FORMAT,
+            "norm": "every published prefix is a unit row",
+        }
         for name, value in _leaves(self):
             if not isinstance(value, np.ndarray):
                 scalars[name] = list(value) if isinstance(value, tuple) else value
@@ -127,7 +132,15 @@ class ItemSpace:
 
     @classmethod
     def restore(cls, arrays: dict[str, Array], description: dict[str, Any]) -> "ItemSpace":
-        """Rebuild the space that gave these arrays and this description."""
+        """Rebuild the space that gave these arrays and this description.
+
+        ValueError if another version of this package gave them.
+        """
+        if description.get("format") != FORMAT:
+            raise ValueError(
+                f"the space is of format {description.get('format')}, this version reads {FORMAT}: "
+                "materialize again, or read it with the version that made it"
+            )
         return _rebuild(cls, {**description, "dims": tuple(description["dims"]), **arrays}, "")
 
     @property
@@ -252,7 +265,7 @@ def fit(
     looks("factorising co-visits")
     known = factorise(split.train, dim=width, seed=seed, recipe=recipe)
     dial = like.dial if like else choose.choose_dial(rows, known, every, dims=dims, seed=seed)
-    mapping = fit_map(rows, known, seed=seed)
+    mapping = fit_map(rows, known, steps=dial.sharpness, seed=seed)
     basis, reach = compacted(rows, known, mapping, dial, dims)
     head = _head(rows, split.train, every, seed=seed)
     looks.finish("fitted the item space")

@@ -47,6 +47,7 @@ class Whitening:
     power: float
 
     def __call__(self, rows: Vectors) -> Vectors:
+        """Make unit rows [n, k]."""
         scale = np.float32(-self.power / 2)
         return unit(((rows - self.mean) @ self.directions) * self.variance**scale)
 
@@ -97,6 +98,7 @@ class ContentBlock:
 
     @property
     def width(self) -> int:
+        """How many coordinates the block has."""
         return len(self.stand_in)
 
     def __call__(self, content: Content) -> Vectors:

@@ -206,7 +206,7 @@ def _update(tables: Tables, intake: Intake, progress: Progress) -> None:
     """Upsert the rows that are new or changed."""
     schema = tables.schema("items")
     for batch in intake.batches(schema, progress, unchanged=False):
-        tables.upsert("items", pa.Table.from_batches([batch]))
+        tables.upsert("items", pa.Table.from_batches([_with_stored_images(tables, batch)]))
 
 
 def _rewrite(tables: Tables, intake: Intake, progress: Progress) -> None:

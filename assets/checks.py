@@ -35,7 +35,7 @@ def catalogue_is_whole(now: int, before: int | None) -> Verdict:
     if now == 0:
         return Verdict(False, "the catalogue has no usable item", numbers)
     if before and now < SHRINKAGE * before:
-        reason = f"{now} items where the last release had {before}: is the feed complete?"
+        reason = f"{now} items where there were {before}: is the feed complete?"
         return Verdict(False, reason, numbers)
     return Verdict(True, f"{now} items", numbers)
 
@@ -70,7 +70,7 @@ def beats_popularity(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     if fused is None or floor is None or fused["users"] < USERS:
         users = fused["users"] if fused else 0
         return Verdict(True, f"{users} users with a history: too few to measure", {})
-    passed = fused["R@20"] + 2 * fused["se"] >= floor["R@20"]
+    passed = fused["R@20"] + 2 * _error(fused) >= floor["R@20"]
     reason = f"recall@20 {fused['R@20']:.4f}, popularity {floor['R@20']:.4f}"
     return Verdict(passed, reason, {"fused": fused["R@20"], "popularity": floor["R@20"]})
 
@@ -89,10 +89,15 @@ def holds_against(
             continue
         numbers[f"recall_at_{row['dim']}"] = row["R@20"]
         numbers[f"recall_at_{row['dim']}_before"] = old["R@20"]
-        if row["R@20"] + 2 * (row["se"] + old["se"]) < LOSS * old["R@20"]:
+        if row["R@20"] + 2 * (_error(row) + _error(old)) < LOSS * old["R@20"]:
             lost.append(f"{row['dim']}-d {old['R@20']:.4f} -> {row['R@20']:.4f}")
     reason = f"recall@20 fell: {'; '.join(lost)}" if lost else "no granularity lost recall"
     return Verdict(not lost, reason, numbers)
+
+
+def _error(row: Mapping[str, Any]) -> float:
+    """Standard error of a recall@20 over its users."""
+    return float(np.sqrt(row["R@20"] * (1 - row["R@20"]) / max(row["users"], 1)))
 
 
 def _is_warm(row: Mapping[str, Any], vectors: str) -> bool:

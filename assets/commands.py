@@ -23,9 +23,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     materialize = subparsers.add_parser(
         "materialize", help="catalogue in, release out; builds only what changed"
     )
+    materialize.add_argument(
+        "--accept", action="append", default=[], metavar="CHECK", help="let this check fail once"
+    )
     materialize.set_defaults(run=_materialize)
 
-    add = subparsers.add_parser("add", help="add or change items from a file, without retraining")
+    add = subparsers.add_parser(
+        "add", help="add items of a file beside the catalogue's, without retraining"
+    )
     add.add_argument(
         "file", type=Path, help="items in the catalogue format (.jsonl, .csv, .parquet)"
     )
@@ -64,7 +69,7 @@ def _materialize(arguments: argparse.Namespace) -> int:
     from assets.run import materialize
     from assets.summary import print_run
 
-    outcome = materialize(_existing(arguments.settings))
+    outcome = materialize(_existing(arguments.settings), accept=arguments.accept)
     print_run(outcome, as_json=arguments.json or not sys.stdout.isatty())
     return 0 if outcome.succeeded else 1
 
@@ -95,7 +100,7 @@ def _ui(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from assets.run import materialize
     from assets.sample import write_sample
-    from assets.settings import write_default
+    from assets.settings import load, write_default
     from assets.summary import print_demo
 
     catalog: Path | None = arguments.catalog
@@ -112,6 +117,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     settings_file = folder / SETTINGS
     if not settings_file.exists():
         write_default(settings_file, catalogue=str(catalog.resolve()), store="store")
+    elif (built := load(settings_file).catalogue.resolve()) != catalog.resolve():
+        raise ValueError(f"{folder} holds the store of {built}: name another with --folder")
     outcome = materialize(settings_file)
     print_demo(outcome)
     return 0 if outcome.succeeded else 1

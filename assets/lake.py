@@ -38,6 +38,7 @@ class Lake:
 
     settings: Settings
     tables: Tables
+    accepted: frozenset[str] = frozenset()  # checks whose failure this run was told to accept
     progress: "Progress" = field(default_factory=lambda: Progress())
 
     def tower(self, modality: Modality) -> Tower | None:
@@ -144,11 +145,11 @@ def _arrow_bytes(table: pa.Table) -> pa.Buffer:
 
 
 @contextmanager
-def open_lake(settings: Settings) -> Iterator[Lake]:
+def open_lake(settings: Settings, *, accepted: frozenset[str] = frozenset()) -> Iterator[Lake]:
     """Open the settings' store for writing and hold its writer lock until the block ends."""
     tables = Tables(settings.store)
     with tables.lock():
-        lake = Lake(settings, tables)
+        lake = Lake(settings, tables, accepted)
         try:
             yield lake
         finally:

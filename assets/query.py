@@ -21,8 +21,8 @@ def encode_query(
 ) -> Vectors:
     """Return float32 [1, width]: where an item of this text and picture would be in the view.
 
-    The view's target role is used where it has roles. MissingPart if the release was made without a
-    space or without the tower that the query needs.
+    Where the view has roles it is the context, which targets are scored against. MissingPart if the
+    release was made without a space or without the tower that the query needs.
     """
     release = store.release
     if "spaces" not in release.tables:
@@ -31,6 +31,8 @@ def encode_query(
         )
     version = release.tables["spaces"]
     found = store.tables.take("spaces", "space_id", [release.space_id], version=version)
+    if not len(found):
+        raise MissingPart(f"{release.name} has vectors of your own: search it by id or vector")
     row = found.to_pylist()[0]
     space = ItemSpace.restore(load_arrays(row["weights"]), json.loads(row["description"])["space"])
     content = Content(
@@ -38,7 +40,7 @@ def encode_query(
         *_encoded(release.description["encoders"], "image", image),
     )
     return getattr(
-        space.views(content, None), view if not release.views[view] else f"{view}_target"
+        space.views(content, None), view if not release.views[view] else f"{view}_context"
     )
 
 

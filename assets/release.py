@@ -13,12 +13,16 @@ from assets.report import markdown_table, recall_plot, verdict
 from assets.space import (
     MODALITIES,
     VIEWS,
+    collaborative_inputs,
     evidence,
     load_content,
     load_sequences,
     load_space,
     makings,
+    space_inputs,
+    vectors_inputs,
 )
+from assets.vectors import encoding_inputs
 from store import releases
 
 PINNED = ("items", "interactions", "text_vectors", "image_vectors", "collaborative_vectors")
@@ -36,13 +40,12 @@ PINNED = ("items", "interactions", "text_vectors", "image_vectors", "collaborati
 )
 def quality(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """Recall of every view at every granularity, warm and cold, beside its floors."""
-    inputs = digest(lake.built("item_vectors").inputs, lake.built("interactions").inputs)
+    inputs = quality_inputs(lake)
     build = lake.unchanged("quality", inputs)
     what = "unchanged" if build else "measured"
     if build is None:
         build = lake.record("quality", inputs, {}, _measure(lake))
     rows, dims = build.metadata["rows"], lake.settings.dims
-    last = releases.current(lake.tables)
     warm = [r for r in rows if r["slice"] == "warm" and r["split"] == "test" and r["masked"]]
     cold = [r for r in rows if r["slice"] == "cold"]
     return dg.MaterializeResult(
@@ -53,14 +56,22 @@ def quality(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
             "cold": markdown_table(cold),
             "evaluation seconds": build.metadata["seconds"],
         },
-        check_results=[
-            verdict("beats_popularity", checks.beats_popularity(rows)),
-            verdict(
-                "holds_against_the_last_release",
-                checks.holds_against(rows, last.quality.get("rows") if last else None),
-            ),
-        ],
+        check_results=[verdict(lake, *found) for found in _verdicts(lake, rows).items()],
     )
+
+
+def quality_inputs(lake: Lake) -> str:
+    """Digest of what quality is measured on."""
+    return digest(lake.built("item_vectors").inputs, lake.built("interactions").inputs)
+
+
+def _verdicts(lake: Lake, rows: list[dict[str, Any]]) -> dict[str, checks.Verdict]:
+    last = releases.current(lake.tables)
+    before = last.quality.get("rows") if last else None
+    return {
+        "beats_popularity": checks.beats_popularity(rows),
+        "holds_against_the_last_release": checks.holds_against(rows, before),
+    }
 
 
 def _measure(lake: Lake) -> dict[str, Any]:
@@ -81,11 +92,12 @@ def _measure(lake: Lake) -> dict[str, Any]:
 @dg.asset(deps=["quality"], group_name="release", kinds={"lancedb"}, owners=["team:itemnest"])
 def release(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """One row that makes all tables visible at once; none when nothing changed."""
-    vectors, items = lake.built("item_vectors"), lake.built("items")
-    inputs = digest(vectors.inputs, lake.built("quality").inputs, items.inputs)
-    current = releases.current(lake.tables)
-    what = "nothing changed, no new release"
-    if current is None or current.inputs != inputs:
+    published = [row for row in releases.history(lake.tables) if row.kind == "publish"]
+    inputs = _inputs(lake)
+    if published and published[-1].inputs == inputs:  # also after a rollback: it must last
+        current, what = releases.visible(lake.tables), "nothing changed, no new release"
+    else:
+        _refuse_unfit(lake)
         current = releases.publish(lake.tables, _draft(lake, inputs))
         lake.tables.maintain(releases.pinned(lake.tables, keep=lake.settings.release.keep))
         what = f"published {current.name}"
@@ -101,6 +113,39 @@ def release(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
             ),
         }
     )
+
+
+def _inputs(lake: Lake) -> str:
+    """Digest of everything that a release shows."""
+    version = lake.built("interactions").tables["rejected_items"]
+    rejected = lake.tables.read("rejected_items", version=version)
+    return digest(
+        *(lake.built(name).inputs for name in ("item_vectors", "quality", "items")), rejected
+    )
+
+
+def _refuse_unfit(lake: Lake) -> None:
+    """Refuse builds that do not follow from each other, or that failed a check in another run.
+
+    Blocking checks hold within one run; assets can be materialized one by one.
+    """
+    follows = {
+        "text_vectors": encoding_inputs(lake, "text"),
+        "image_vectors": encoding_inputs(lake, "image"),
+        "collaborative_vectors": collaborative_inputs(lake),
+        "item_space": space_inputs(lake),
+        "item_vectors": vectors_inputs(lake),
+        "quality": quality_inputs(lake),
+    }
+    stale = [name for name, inputs in follows.items() if lake.built(name).inputs != inputs]
+    if stale:
+        raise RuntimeError(
+            f"{', '.join(stale)}: built from other inputs than there are now: "
+            "materialize all assets together"
+        )
+    for name, found in _verdicts(lake, lake.built("quality").metadata["rows"]).items():
+        if not found.passed and name not in lake.accepted:
+            raise RuntimeError(f"{name}: {found.reason}")
 
 
 def _draft(lake: Lake, inputs: str) -> releases.Draft:
@@ -126,6 +171,7 @@ def _draft(lake: Lake, inputs: str) -> releases.Draft:
                 if (t := lake.tower(m))
             },
             "makings": makings(lake),
+            "accepted": sorted(lake.accepted),
             "space": space["description"],
             "cross_version": space["cross_version"],
         },

@@ -103,12 +103,17 @@ def _short(value: Any) -> Any:
     return value if not isinstance(value, str) or len(value) <= 80 else f"{value[:79]}…"
 
 
-def verdict(name: str, found: Verdict) -> dg.AssetCheckResult:
-    """Show a check's verdict, its sentence and its numbers; a failure blocks what comes after."""
+def verdict(lake: Lake, name: str, found: Verdict) -> dg.AssetCheckResult:
+    """Show a check's verdict, its sentence and its numbers; a failure blocks what comes after.
+
+    A run that accepts the check beforehand goes on, and the check says so.
+    """
+    accepted = not found.passed and name in lake.accepted
+    way_out = f"; if this is meant: itemnest materialize --accept {name}"
     return dg.AssetCheckResult(
         check_name=name,
-        passed=found.passed,
+        passed=found.passed or accepted,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=found.reason,
+        description=found.reason + (" (accepted)" if accepted else "" if found.passed else way_out),
         metadata=found.numbers,
     )

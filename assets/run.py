@@ -5,21 +5,22 @@ It is the same Dagster job that the UI and the schedule launch, recorded in the 
 
 import resource
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterEventType
+from dagster import DagsterEvent, DagsterEventType
 
 from assets.catalogue import ingest_items
-from assets.definitions import ASSETS, JOB, definitions
+from assets.definitions import ACCEPT, ASSETS, JOB, definitions
 from assets.lake import Progress, open_lake
 from assets.settings import Settings, load
 from assets.workspace import prepare
 
+FAILED = (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -37,14 +38,22 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def materialize(settings_file: Path) -> Outcome:
-    """Run the graph on the store of these settings and wait for its end."""
+def materialize(settings_file: Path, *, accept: Sequence[str] = ()) -> Outcome:
+    """Run the graph on the store of these settings and wait for its end.
+
+    accept: names of checks whose failure does not stop this one run.
+    """
     settings = load(settings_file)
     prepare(settings_file)
     started = monotonic()
     job = definitions(settings).resolve_job_def(JOB)
     with dg.DagsterInstance.get() as instance:
-        result = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
+        result = job.execute_in_process(
+            instance=instance,
+            run_config=QUIET,
+            raise_on_error=False,
+            tags={ACCEPT: ",".join(accept)} if accept else {},
+        )
         steps = instance.get_run_step_stats(result.run_id)
     seconds = {
         step.step_key: (step.end_time or 0) - (step.start_time or 0)
@@ -59,16 +68,24 @@ def materialize(settings_file: Path) -> Outcome:
         seconds=monotonic() - started,
         peak_bytes=_peak_bytes(),
         assets=_in_order(dict(_materialized(result)), seconds),
-        failures=list(_failures(result)),
+        failures=list(dict.fromkeys(_failures(result))),
     )
 
 
 def add(settings_file: Path, file: Path) -> Outcome:
-    """Add or change the items of a file, then run the graph: the released space is kept."""
+    """Add the items of a file, or change ones added before, then run the graph.
+
+    The released space is kept while it serves. ValueError if no row of the file can be taken.
+    """
     settings = load(settings_file)
     with open_lake(settings) as lake:
-        ingest_items(lake.tables, settings, Progress(), file=file, origin="added")
-    return materialize(settings_file)
+        report = ingest_items(lake.tables, settings, Progress(), file=file, origin="added")
+    if not report.kept:
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in report.rejected.most_common())
+        raise ValueError(f"{file}: none of {report.rows} rows can be added: {reasons or 'no rows'}")
+    outcome = materialize(settings_file)
+    added = {"what": report.sentence(), "dagster/row_count": report.kept, "seconds": report.seconds}
+    return replace(outcome, assets={"added": added, **outcome.assets})
 
 
 def _in_order(
@@ -96,12 +113,19 @@ def _failures(result: dg.ExecuteInProcessResult) -> Iterator[str]:
             check = event.asset_check_evaluation_data
             if not check.passed and check.blocking:
                 yield f"{check.check_name}: {check.description}"
-        elif event.event_type == DagsterEventType.STEP_FAILURE:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            if error is not None and "DagsterAssetCheckFailedError" not in error.message:
-                yield f"{event.step_key}: {error.message.strip()}"
+        elif event.event_type in FAILED and (message := _cause(event)):
+            yield message
+
+
+def _cause(event: DagsterEvent) -> str | None:
+    """Return the innermost error's own words; None where a check has already told them."""
+    error = getattr(event.event_specific_data, "error", None)
+    while error is not None and error.cause is not None:
+        error = error.cause
+    if error is None or error.cls_name == "DagsterAssetCheckFailedError":
+        return None
+    name, _, words = error.message.strip().partition(": ")
+    return words if words and name.rpartition(".")[2] == error.cls_name else error.message.strip()
 
 
 def _peak_bytes() -> int:

@@ -183,7 +183,7 @@ def _explained(full: str, key: str, value: Any) -> list[str]:
 
 
 def _ladder(dims: tuple[int, ...]) -> bool:
-    return bool(dims) and list(dims) == sorted(set(dims)) and dims[0] >= 1 and dims[-1] <= MAX_DIM
+    return bool(dims) and list(dims) == sorted(set(dims)) and dims[0] >= 2 and dims[-1] <= MAX_DIM
 
 
 def _zone(name: str) -> bool:
@@ -228,7 +228,7 @@ MEANING = {
 }
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "store": (bool, "a folder or a URI"),
-    "dims": (_ladder, f"a growing list of dimensions from 1 to {MAX_DIM}"),
+    "dims": (_ladder, f"a growing list of dimensions from 2 to {MAX_DIM}"),
     "seed": (lambda seed: 0 <= seed < 2**32, "a number from 0 to 2^32 - 1"),
     "encoders.text": (bool, 'a tower or "none"'),
     "encoders.image": (bool, 'a tower or "none"'),

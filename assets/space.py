@@ -7,6 +7,7 @@ the released space is kept (a refresh) or a new one is fitted.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
 
@@ -22,7 +23,7 @@ from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.evaluate import cross_version
 from alignment.interactions import Sequences, from_log, leave_last_out
-from alignment.space import ItemSpace, Views, choose_recipe, fit
+from alignment.space import FORMAT, ItemSpace, Views, choose_recipe, fit
 from alignment.whiten import Content
 from assets import checks
 from assets.lake import Lake, digest
@@ -48,6 +49,7 @@ JUDGES = 3000  # users whose recall says whether a space is kept
 KEPT = 0.95  # of the recall must survive across versions, else the space is a new one
 MODALITIES: tuple[Modality, ...] = ("text", "image")
 PERIODS = ("train", "all")
+UPSTREAM = ("text_vectors", "image_vectors", "collaborative_vectors")
 
 
 def load_ids(lake: Lake) -> pa.Array:
@@ -80,13 +82,26 @@ def load_sequences(lake: Lake) -> Sequences:
     ids = load_ids(lake)
     order = [(name, "ascending") for name in ("user_id", "item_id", "timestamp")]
     log = lake.read("interactions", columns=[name for name, _ in order]).sort_by(order)
+    users = log["user_id"].combine_chunks().dictionary_encode()
+    codes, rows = users.indices.to_numpy(), pc.index_in(log["item_id"], ids).to_numpy()
+    seed = lake.settings.seed
     return from_log(
-        log["user_id"].combine_chunks().dictionary_encode().indices.to_numpy(),
-        pc.index_in(log["item_id"], ids).to_numpy(),
+        codes,
+        rows,
         log["timestamp"].to_numpy(),
         n_items=len(ids),
-        seed=lake.settings.seed,
+        seed=seed,
+        # By id, so that a growing log never reorders a user's past: yesterday's training events
+        # must not become today's test targets.
+        ties=_hashes(users.dictionary, seed)[codes] ^ _hashes(ids, seed + 1)[rows],
     )
+
+
+def _hashes(ids: pa.Array, salt: int) -> NDArray[np.uint64]:
+    """One 64-bit hash per id, the same whatever other ids there are."""
+    key = salt.to_bytes(8, "little")
+    hashed = (blake2b(item.encode(), digest_size=8, key=key).digest() for item in ids.to_pylist())
+    return np.frombuffer(b"".join(hashed), np.uint64)
 
 
 @dg.asset(
@@ -146,19 +161,44 @@ def _rows(lake: Lake, period: str, known: Collaborative) -> pa.Table:
     )
 
 
-def load_collaborative(lake: Lake, period: str) -> Collaborative:
-    """Return the collaborative vectors of a period, as they were factorised."""
-    table = lake.read("collaborative_vectors")
-    table = table.filter(pc.equal(table["period"], period)).sort_by("item_id")
-    return Collaborative(
-        matrix(table["context"]), matrix(table["target"]), table["support"].to_numpy()
-    )
+def load_collaborative(lake: Lake, period: str, *, at: int | None = None) -> Collaborative:
+    """Return the collaborative vectors of a period as they were factorised, in today's rows.
+
+    at: a table version, by default the one last built. An item without a row has support 0.
+    """
+    ids, name = load_ids(lake), "collaborative_vectors"
+    table = lake.tables.read(name, version=at or lake.built(name).tables[name])
+    rows = pc.index_in(table["item_id"], ids)
+    here = pc.and_(pc.equal(table["period"], period), pc.is_valid(rows))
+    table, now = table.filter(here), rows.filter(here).to_numpy()
+    width = table.schema.field("context").type.list_size
+    context, target = (np.zeros((len(ids), width), np.float32) for _ in range(2))
+    context[now], target[now] = matrix(table["context"]), matrix(table["target"])
+    support = np.zeros(len(ids), np.int32)
+    support[now] = table["support"].to_numpy()
+    return Collaborative(context, target, support)
+
+
+def collaborative_inputs(lake: Lake) -> str:
+    """Digest of what collaborative_vectors is built from."""
+    return digest(lake.built("interactions").inputs, load_ids(lake).to_pylist(), makings(lake))
+
+
+def space_inputs(lake: Lake) -> str:
+    """Digest of what item_space is built from."""
+    return digest(*(lake.built(name).inputs for name in UPSTREAM), makings(lake))
+
+
+def vectors_inputs(lake: Lake) -> str:
+    """Digest of what item_vectors is built from."""
+    space_id = lake.built("item_space").metadata["space_id"]
+    return digest(space_id, *(lake.built(name).inputs for name in (*UPSTREAM, "items")))
 
 
 def makings(lake: Lake) -> str:
     """Digest of what a space is made with besides data: a change of it is a new space."""
     towers = [tower.digest if (tower := lake.tower(m)) else None for m in MODALITIES]
-    return digest(towers, lake.settings.dims, lake.settings.seed, version("itemnest"))
+    return digest(towers, lake.settings.dims, lake.settings.seed, version("itemnest"), FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +247,7 @@ def evidence(lake: Lake, stored: StoredSpace, period: str) -> Collaborative:
 )
 def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """The trained space (whitening, nested head, map, dial, basis); kept while it serves."""
-    upstream = ("text_vectors", "image_vectors", "collaborative_vectors")
-    inputs = digest(*(lake.built(name).inputs for name in upstream), makings(lake))
+    inputs = space_inputs(lake)
     build = lake.unchanged("item_space", inputs)
     what = "unchanged"
     if build is None:
@@ -234,24 +273,35 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
 
 
 def _kept(lake: Lake) -> tuple[StoredSpace | None, float | None]:
-    """The released space if today's items, in its frame, still answer yesterday's users."""
+    """The released space, if the last release's users still find what they want in today's items.
+
+    Both sides hold the evidence of their training period only and are judged on validation.
+    """
     release, stored = releases.current(lake.tables), released_space(lake)
     if release is None or stored is None:
         return None, None
-    before = release.tables["item_vectors"]
-    columns = ["item_id", "fused_context", "fused_target"]
-    old = lake.tables.read("item_vectors", columns=columns, version=before).sort_by("item_id")
-    ids = load_ids(lake)
-    now = pc.index_in(old["item_id"], ids).fill_null(-1).to_numpy()
-    views = stored.space.views(load_content(lake), evidence(lake, stored, "all"))
-    newer = (views.fused_context, views.fused_target)
-    # Yesterday's vectors in today's rows; an item that is new today stands for itself.
-    older = tuple(rows.copy() for rows in newer)
-    for rows, name in zip(older, ("fused_context", "fused_target"), strict=True):
-        rows[now[now >= 0]] = matrix(old[name])[now >= 0]
-    cases = trial(leave_last_out(load_sequences(lake)), on="test", max_users=JUDGES)
+    ids, content = load_ids(lake), load_content(lake)
+    before = release.tables["collaborative_vectors"]
+    older, newer = (
+        stored.space.views(content, stored.turned(known, ids))
+        for known in (
+            load_collaborative(lake, "train", at=before),
+            load_collaborative(lake, "train"),
+        )
+    )
+    cases = trial(
+        leave_last_out(load_sequences(lake)),
+        on="validation",
+        max_users=JUDGES,
+        seed=lake.settings.seed,
+    )
     ratio = min(
-        cross_version((older[0], older[1]), newer, cases, dim=dim)["ratio"]
+        cross_version(
+            (older.fused_context, older.fused_target),
+            (newer.fused_context, newer.fused_target),
+            cases,
+            dim=dim,
+        )["ratio"]
         for dim in lake.settings.dims
     )
     return (stored, ratio) if ratio >= KEPT else (None, ratio)
@@ -290,9 +340,7 @@ def _fitted(lake: Lake) -> StoredSpace:
 )
 def item_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """One full-width unit vector per item, view and role, whose prefixes are the granularities."""
-    space_id = lake.built("item_space").metadata["space_id"]
-    upstream = ("text_vectors", "image_vectors", "collaborative_vectors", "items")
-    inputs = digest(space_id, *(lake.built(name).inputs for name in upstream))
+    inputs = vectors_inputs(lake)
     build = lake.unchanged("item_vectors", inputs)
     what = "unchanged" if build else "applied"
     if build is None:
@@ -308,8 +356,9 @@ def item_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
             "coverage": markdown_table([_coverage(rows)]),
         },
         check_results=[
-            verdict("rows_are_unit", checks.rows_are_unit(views)),
+            verdict(lake, "rows_are_unit", checks.rows_are_unit(views)),
             verdict(
+                lake,
                 "every_item_has_one_vector",
                 checks.every_item_has_one_vector(
                     lake.read("items", columns=["item_id"])["item_id"], rows["item_id"]

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -12,6 +13,7 @@ from store import ItemStore
 
 NEIGHBOURS = 3
 SHOWN = 5
+APART = 40  # by popularity, so that the five are not the same kind
 
 
 def print_run(outcome: Outcome, *, as_json: bool = False) -> None:
@@ -23,7 +25,9 @@ def print_run(outcome: Outcome, *, as_json: bool = False) -> None:
     for failure in outcome.failures:
         print(f"itemnest: {failure}", file=sys.stderr)
     if not outcome.succeeded:
-        print("itemnest: nothing was released; the last release is still served", file=sys.stderr)
+        print(
+            "itemnest: nothing was released; a release made before is still served", file=sys.stderr
+        )
 
 
 def _print_lines(outcome: Outcome) -> None:
@@ -96,27 +100,30 @@ def _print_neighbours(store: ItemStore) -> None:
         "item_vectors", columns=["item_id", "support"], version=pinned["item_vectors"]
     )
     titled = titles.filter(pc.greater(pc.utf8_length(titles["title"]), 0))
-    known = titled.join(support, "item_id").sort_by(
-        [("support", "descending"), ("item_id", "ascending")]
-    )
+    order = [("support", "descending"), ("item_id", "ascending")]
+    known = titled.join(support, "item_id").sort_by(order).to_pylist()
     print("\nNeighbours in the fused view")
-    for row in (
-        known.slice(0, SHOWN * 40).take(list(range(0, min(len(known), SHOWN * 40), 40))).to_pylist()
-    ):
+    for row in known[: SHOWN * APART : APART]:
         print(f"  {row['title']}")
         for near in store.search(row["item_id"], k=NEIGHBOURS).to_pylist():
             print(f"    {near['score']:.2f}  {near['title'] or near['item_id']}")
 
 
 def _print_next(outcome: Outcome, store: ItemStore) -> None:
-    program, where = sys.argv[0], f"--store {outcome.settings.store}"
+    program, where = sys.argv[0], f"--store {_near(outcome.settings.store)}"
     item = store.item_matrix(dim=min(store.dims)).ids[0]
     print("\nType next")
     print(f"  {program} get {item} --dim {min(store.dims)} {where}")
     print(f"  {program} search --like {item} -k 5 {where}")
     print(f'  {program} sql "SELECT item_id, title FROM items LIMIT 5" {where}')
-    print(f"  {program} ui --settings {outcome.settings_file}")
-    print(f"\nReleased {store.release.name} to {outcome.settings.store}")
+    print(f"  {program} ui --settings {_near(outcome.settings_file)}")
+    print(f"\n{store.release.name} is released in {_near(outcome.settings.store)}")
+
+
+def _near(path: str | Path) -> str:
+    """Return the path as a person in the working folder would type it."""
+    inside = "://" not in str(path) and Path(path).resolve().is_relative_to(Path.cwd())
+    return str(Path(path).resolve().relative_to(Path.cwd())) if inside else str(path)
 
 
 def _count(metadata: Mapping[str, Any]) -> str:

@@ -49,8 +49,7 @@ def image_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
 def encode(lake: Lake, modality: Modality) -> Build:
     """Bring `<modality>_vectors` up to date with the items; encode only what is missing."""
     name, tower = f"{modality}_vectors", lake.tower(modality)
-    wanted = _wanted(lake, modality, tower)
-    inputs = digest(wanted, tower.digest if tower else "none")
+    wanted, inputs = _wanted(lake, modality, tower), encoding_inputs(lake, modality)
     if build := lake.unchanged(name, inputs):
         return lake.record(
             name, inputs, build.tables, {**build.metadata, "encoded": 0, "encoding seconds": 0.0}
@@ -65,6 +64,12 @@ def encode(lake: Lake, modality: Modality) -> Build:
         "encoding seconds": round(monotonic() - started, 2),
     }
     return lake.record(name, inputs, lake.versions(name) if tower else {}, metadata)
+
+
+def encoding_inputs(lake: Lake, modality: Modality) -> str:
+    """Digest of what `<modality>_vectors` is built from: contents, by item, and the tower."""
+    tower = lake.tower(modality)
+    return digest(_wanted(lake, modality, tower), tower.digest if tower else "none")
 
 
 def _metadata(build: Build) -> dict[str, Any]:
@@ -128,6 +133,7 @@ def _encoded(
     """Yield each chunk of `missing` with its vectors; content is read and decoded ahead."""
     if not len(missing):
         return
+    lake.progress(0, len(missing), f"encoding {modality}")
     chunks = [missing.slice(start, COMMIT) for start in range(0, len(missing), COMMIT)]
     batches = (_content(lake, modality, chunk["item_id"].to_pylist()) for chunk in chunks)
     yield from zip(chunks, encode_batches(tower.load(), batches), strict=True)

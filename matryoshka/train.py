@@ -23,12 +23,12 @@ COOLEST, WARMEST, FIRST = 0.01, 0.2, 0.07  # temperatures
 class Schedule:
     """How long and how fast to train; `logq` scales the popularity correction (0: none)."""
 
-    steps: int = 400
+    steps: int = 150
     batch: int = 512
-    rate: float = 1e-3
+    rate: float = 1e-2
     logq: float = 0.5
     dims_per_step: int = 2
-    check_every: int = 50
+    check_every: int = 25
     patience: int = 2
 
 
@@ -75,8 +75,9 @@ def _heads(
     optimiser = torch.optim.Adam([weight, heat], lr=schedule.rate)
     chance = np.cumsum(pairs.weight) / pairs.weight.sum()
     popularity = torch.from_numpy(_log_popularity(pairs, len(rows)) * np.float32(schedule.logq))
+    batch = min(schedule.batch, len(pairs))
     for step in range(1, schedule.steps + 1):
-        drawn = np.minimum(np.searchsorted(chance, rng.random(schedule.batch)), len(chance) - 1)
+        drawn = np.searchsorted(chance, rng.random(batch)).clip(max=len(pairs) - 1)
         left, right = pairs.left[drawn], pairs.right[drawn]
         same = (right[:, None] == right) | (left[:, None] == right)
         np.fill_diagonal(same, False)

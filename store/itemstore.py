@@ -28,6 +28,9 @@ Missing: TypeAlias = Literal["raise", "zero", "nan"]
 Role: TypeAlias = Literal["context", "target"]
 
 
+DESCRIBED = "content"  # the view that texts and pictures are compared in
+
+
 class Lookup(NamedTuple):
     """Vectors float32 [n, dim], and for every row whether its id was found, bool [n]."""
 
@@ -212,10 +215,14 @@ class ItemStore:
         """Return the k most similar items: item_id, score (cosine at dim) and, if any, title.
 
         query: an id, which is read in the role "context" and never its own answer, or a vector of
-        the full width or of `dim`; else `text` or `image`. Candidates are read in the role
-        "target". where: a SQL filter over `items`. exclude: ids that may not be answers.
+        the full width or of `dim` (where the view has roles, a "context" one); else `text` or
+        `image`, which the view "content" answers by default: what is described, not what follows.
+        Candidates are read in the role "target". where: a SQL filter over `items`. exclude: ids
+        that may not be answers.
         """
         packs = self._packs
+        if query is None and view is None and DESCRIBED in packs.release.views:
+            view = DESCRIBED
         if k < 1:
             raise ValueError(f"k={k}: ask for at least one item")
         column, dim = packs.release.column(view, "target"), packs.release.dim(dim)

@@ -254,7 +254,8 @@ class Tables:
     def _maintain(self, name: str, keep: set[int], grace: timedelta) -> Upkeep:
         data = self.dataset(name)
         before = len(data.get_fragments())
-        kept = {f"{KEEP_TAG}{version}": version for version in keep}
+        there = {row["version"] for row in data.versions()}  # a longer `keep` revives nothing
+        kept = {f"{KEEP_TAG}{version}": version for version in keep & there}
         tagged = {tag for tag in data.tags.list() if tag.startswith(KEEP_TAG)}
         for tag in kept.keys() - tagged:
             data.tags.create(tag, kept[tag])

@@ -11,7 +11,7 @@ ROW = {
     "slice": "warm",
     "split": "test",
     "masked": True,
-    "users": 500,
+    "users": 5000,
 }
 
 

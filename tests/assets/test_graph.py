@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,14 @@ ASSETS = {
     "quality",
     "release",
 }
+
+HOLD = """
+import sys, time
+from store.tables import Tables
+with Tables(sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.fixture
@@ -126,12 +136,57 @@ def test_a_catalogue_that_lost_most_items_is_not_released(copy: Path) -> None:
     assert ItemStore.open(copy / "store").release.name == "r1"
 
 
+def test_a_rollback_outlives_the_next_run_over_an_unchanged_catalogue(copy: Path) -> None:
+    extra = copy / "extra.jsonl"
+    extra.write_text(json.dumps({"item_id": "X-1", "title": "Green wool lamp"}) + "\n")
+    assert add(copy / "itemnest.toml", extra).succeeded
+    ItemStore.open(copy / "store").rollback("r1")
+    assert materialize(copy / "itemnest.toml").succeeded
+    assert ItemStore.open(copy / "store").release.name == "r1"
+
+
+def test_a_catalogue_that_was_meant_to_shrink_is_released_when_the_run_accepts_it(
+    copy: Path,
+) -> None:
+    file = next(load(copy / "itemnest.toml").catalogue.glob("items.*"))
+    file.write_text("\n".join(file.read_text().splitlines()[:80]) + "\n")
+    accepted = ["catalogue_is_whole", "holds_against_the_last_release", "beats_popularity"]
+    outcome = materialize(copy / "itemnest.toml", accept=accepted)
+    assert outcome.succeeded, outcome.failures
+    store = ItemStore.open(copy / "store")
+    assert store.release.name == "r2"
+    assert store.release.description["accepted"] == sorted(accepted)
+    assert len(store.item_matrix(dim=32).ids) < 81
+
+
+def test_a_run_beside_another_says_who_holds_the_store(copy: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(copy / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "held"
+        try:
+            outcome = materialize(copy / "itemnest.toml")
+        finally:
+            holder.kill()
+    assert not outcome.succeeded
+    assert str(holder.pid) in " ".join(outcome.failures)
+
+
+def test_files_of_which_nothing_can_be_added_are_refused_with_the_reason(copy: Path) -> None:
+    known = Tables(copy / "store").read("items", columns=["item_id"])["item_id"][0].as_py()
+    file = copy / "known.jsonl"
+    file.write_text(json.dumps({"item_id": known, "title": "x"}) + "\n")
+    with pytest.raises(ValueError, match="in_catalogue"):
+        add(copy / "itemnest.toml", file)
+
+
 def test_text_and_picture_queries_find_what_they_describe(shop: Path) -> None:
     store = ItemStore.open(shop / "store")
     items = Tables(shop / "store").read("items", columns=["item_id", "text", "image"]).to_pylist()
     whole = [row for row in items if row["text"] and row["image"]][:5]
     for row in whole:
-        by_text = store.search(text=row["text"], k=10, view="content")["item_id"].to_pylist()
+        by_text = store.search(text=row["text"], k=10)["item_id"].to_pylist()
         assert row["item_id"] in by_text
-        by_image = store.search(image=row["image"], k=10, view="content")["item_id"].to_pylist()
+        assert len(store.search(text=row["text"], k=20, view="fused")) == 20
+        by_image = store.search(image=row["image"], k=10)["item_id"].to_pylist()
         assert len(by_image) == 10

@@ -1,0 +1,27 @@
+"""The planted world and a space fitted to it, made once."""
+
+import pytest
+
+from alignment.interactions import Split, leave_last_out
+from alignment.space import ItemSpace, Views, fit
+from tests.alignment.world import DIMS, World, plant
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return plant()
+
+
+@pytest.fixture(scope="session")
+def split(world: World) -> Split:
+    return leave_last_out(world.sequences)
+
+
+@pytest.fixture(scope="session")
+def space(world: World, split: Split) -> ItemSpace:
+    return fit(world.content, split, dims=DIMS, seed=0)
+
+
+@pytest.fixture(scope="session")
+def views(world: World, split: Split, space: ItemSpace) -> Views:
+    return space.views(world.content, space.factorise(split.train))

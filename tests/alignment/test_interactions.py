@@ -1,0 +1,78 @@
+"""Logs as sequences, splits and pairs."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment.interactions import Sequences, from_log, leave_last_out, pairs
+
+events = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 9), st.integers(0, 5)), min_size=0, max_size=60
+)
+
+
+def sequences(log: list[tuple[int, int, int]], seed: int = 0) -> Sequences:
+    users, items, times = zip(*log, strict=True) if log else ((), (), ())
+    return from_log(users, items, times, n_items=10, seed=seed)
+
+
+@given(events)
+def test_every_event_is_kept_in_the_order_of_its_users_time(log: list) -> None:
+    seq = sequences(log)
+    for user in range(seq.n_users):
+        rows = slice(seq.indptr[user], seq.indptr[user + 1])
+        mine = sorted((t, i) for u, i, t in log if u == user)
+        assert (np.diff(seq.times[rows]) >= 0).all()
+        assert sorted(zip(seq.times[rows], seq.items[rows], strict=True)) == mine
+
+
+def test_equal_times_are_shuffled_by_the_seed() -> None:
+    log = [(0, i, 7) for i in range(10)]
+    first, again, other = (sequences(log, seed).items.tolist() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert first != sorted(first)
+
+
+@given(events)
+def test_the_split_takes_the_last_two_events_of_users_with_three(log: list) -> None:
+    seq = sequences(log)
+    split = leave_last_out(seq)
+    assert split.train.n_users == seq.n_users
+    assert split.users.tolist() == [u for u in range(seq.n_users) if seq.lengths[u] >= 3]
+    for place, user in enumerate(split.users):
+        whole = seq.items[seq.indptr[user] : seq.indptr[user + 1]].tolist()
+        kept = split.train.items[split.train.indptr[user] : split.train.indptr[user + 1]].tolist()
+        assert [*kept, split.validation[place], split.test[place]] == whole
+
+
+@given(events, st.integers(1, 4))
+def test_pairs_are_different_items_within_the_window_both_ways(log: list, window: int) -> None:
+    seq = sequences(log)
+    found = pairs(seq, window=window, limit=10**6, seed=0)
+    both = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
+    expected = {
+        (int(a), int(b))
+        for user in range(seq.n_users)
+        for rows in [seq.items[seq.indptr[user] : seq.indptr[user + 1]]]
+        for place, a in enumerate(rows)
+        for b in rows[max(0, place - window) : place + window + 1]
+        if a != b
+    }
+    assert both == expected
+
+
+def test_pairs_above_the_limit_are_sampled() -> None:
+    seq = sequences([(u, i, i) for u in range(7) for i in range(10)])
+    assert len(pairs(seq, window=3, limit=40, seed=0)) == 40
+
+
+def test_items_outside_the_catalogue_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected 0\.\.9"):
+        sequences([(0, 10, 0)])
+
+
+def test_columns_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="equal lengths"):
+        from_log([0], [1, 2], [0], n_items=3, seed=0)

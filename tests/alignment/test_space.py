@@ -1,0 +1,239 @@
+"""The item space on a world whose right answer is known, and on worlds that hardly are one."""
+
+import json
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+
+from alignment.collaborative import Collaborative, factorise
+from alignment.interactions import Split, from_log, leave_last_out
+from alignment.space import ItemSpace, Views, fit, nothing
+from alignment.whiten import Content
+from matryoshka.prefix import prefix, unit
+from tests.alignment.world import DIMS, World, no_image, only_text, plant
+
+
+def is_sound(views: Views, n: int, dims: tuple[int, ...]) -> bool:
+    """Every prefix of every view is made of finite unit rows."""
+    return all(
+        view.shape == (n, max(dims))
+        and np.isfinite(view).all()
+        and np.allclose(np.linalg.norm(prefix(view, dim), axis=1), 1, atol=1e-4)
+        for view in astuple(views)
+        for dim in dims
+    )
+
+
+def of_own_chain(context: np.ndarray, target: np.ndarray, chain: np.ndarray) -> float:
+    """Part of every item's ten best others that is of its chain."""
+    scores = context @ target.T
+    np.fill_diagonal(scores, -2)
+    return float(np.mean(chain[np.argsort(-scores, axis=1)[:, :10]] == chain[:, None]))
+
+
+@pytest.mark.parametrize("dim", DIMS[1:])
+def test_fused_neighbours_are_the_planted_ones(world: World, views: Views, dim: int) -> None:
+    context, target = prefix(views.fused_context, dim), prefix(views.fused_target, dim)
+    assert of_own_chain(context, target, world.chain) > 0.7
+
+
+def test_behaviour_adds_to_content(world: World, views: Views) -> None:
+    alone = of_own_chain(views.content, views.content, world.chain)
+    fused = of_own_chain(views.fused_context, views.fused_target, world.chain)
+    assert fused > alone + 0.1
+
+
+def test_the_head_brings_content_closer_to_behaviour(world: World, views: Views) -> None:
+    content, aligned = (
+        of_own_chain(prefix(v, 8), prefix(v, 8), world.chain)
+        for v in (views.content, views.aligned)
+    )
+    assert aligned >= content
+
+
+def test_a_cold_item_is_found_by_its_content(world: World) -> None:
+    rng = np.random.default_rng(3)
+    cold = np.zeros(len(world.chain), bool)
+    cold[[rng.choice(np.flatnonzero(world.chain == c)) for c in range(12)]] = True
+    split = leave_last_out(world.sequences.keep(~cold[world.sequences.items]))
+    space = fit(world.content, split, dims=DIMS, seed=0)
+    views = space.views(world.content, space.factorise(split.train))
+    scores = views.fused_context @ views.fused_target[cold].T
+    own = world.chain[:, None] == world.chain[cold]
+    assert np.median(scores[own]) > np.quantile(scores[~own], 0.9)
+
+
+def test_every_view_is_sound(world: World, views: Views) -> None:
+    assert is_sound(views, len(world.chain), DIMS)
+
+
+def test_items_nobody_touched_have_all_views(world: World, space: ItemSpace) -> None:
+    assert is_sound(space.views(world.content, None), len(world.chain), DIMS)
+
+
+def test_evidence_moves_an_item_step_by_step(
+    world: World, split: Split, space: ItemSpace, views: Views
+) -> None:
+    known = space.factorise(split.train)
+    moved = []
+    for n in (0, 1, 3, 10, 1000):
+        some = replace(known, support=np.full_like(known.support, n))
+        moved.append(space.views(world.content, some).fused_context)
+    steps = [float(np.mean(np.sum(row * moved[0], axis=1))) for row in moved]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[1] > 0.9
+
+
+def test_a_row_depends_on_its_own_item_only(
+    world: World, split: Split, space: ItemSpace, views: Views
+) -> None:
+    known = space.factorise(split.train)
+    c = world.content
+    some = Content(c.text[:4], c.has_text[:4], c.image[:4], c.has_image[:4])
+    first = space.views(some, Collaborative(known.context[:4], known.target[:4], known.support[:4]))
+    for few, all_ in zip(astuple(first), astuple(views), strict=True):
+        np.testing.assert_allclose(few, all_[:4], atol=1e-5)
+
+
+def test_the_same_inputs_give_the_same_space(world: World, split: Split, space: ItemSpace) -> None:
+    again = fit(world.content, split, dims=DIMS, seed=0)
+    assert (again.space_id, again.basis_id) == (space.space_id, space.basis_id)
+
+
+def test_other_inputs_give_another_space(world: World, split: Split, space: ItemSpace) -> None:
+    text = world.content.text.copy()
+    text[0] = text[1]
+    other = fit(only_text(text), split, dims=DIMS, seed=0, like=space)
+    assert other.space_id != space.space_id
+
+
+def test_another_basis_is_the_same_space(space: ItemSpace) -> None:
+    basis = replace(space.basis, context=-space.basis.context, target=-space.basis.target)
+    other = replace(space, basis=basis)
+    assert other.space_id == space.space_id
+    assert other.basis_id != space.basis_id
+
+
+def test_a_stored_space_is_restored_whole(world: World, space: ItemSpace) -> None:
+    description = json.loads(json.dumps(space.description()))
+    back = ItemSpace.restore(space.arrays(), description)
+    assert back.basis_id == space.basis_id
+    before, after = (s.views(world.content, None) for s in (space, back))
+    np.testing.assert_array_equal(before.fused_target, after.fused_target)
+
+
+def test_the_order_of_items_changes_nothing(world: World, space: ItemSpace, views: Views) -> None:
+    order = np.random.default_rng(0).permutation(len(world.chain))
+    place = np.argsort(order)
+    seq = world.sequences
+    split = leave_last_out(replace(seq, items=place[seq.items].astype(np.int32)))
+    other = fit(only_text(world.content.text[order]), split, dims=DIMS, seed=0, like=space)
+    known = factorise(split.train, dim=32, seed=0, recipe=space.recipe)
+    moved = other.views(only_text(world.content.text[order]), known)
+    scores = views.fused_context @ views.fused_target.T
+    after = (moved.fused_context @ moved.fused_target.T)[np.ix_(place, place)]
+    assert np.corrcoef(scores.ravel(), after.ravel())[0, 1] > 0.99
+
+
+def test_choices_can_be_taken_over(world: World, split: Split, space: ItemSpace) -> None:
+    looked: list[str] = []
+    other = fit(
+        world.content,
+        split,
+        dims=DIMS,
+        seed=0,
+        like=space,
+        progress=lambda done, total, what: looked.append(what),
+    )
+    assert (other.recipe, other.dial) == (space.recipe, space.dial)
+    assert not any("choosing" in what for what in looked)
+
+
+def test_progress_ends_where_it_said(world: World, split: Split) -> None:
+    told: list[tuple[int, int]] = []
+    fit(
+        world.content,
+        split,
+        dims=(8,),
+        seed=0,
+        progress=lambda done, total, what: told.append((done, total)),
+    )
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+    assert len({total for _, total in told}) == 1
+
+
+def log(rows: list[tuple[int, int, int]], n: int) -> Split:
+    users, items, times = zip(*rows, strict=True) if rows else ((), (), ())
+    return leave_last_out(from_log(users, items, times, n_items=n, seed=0))
+
+
+ONE_USER = [(0, i, i) for i in range(6)]
+SINGLE_EVENTS = [(u, u % 9, u) for u in range(30)]
+CROWD = [(u, (u + 3 * t) % 20, t) for u in range(20) for t in range(4)]
+
+
+@pytest.mark.parametrize("rows", [[], ONE_USER, SINGLE_EVENTS, CROWD])
+@pytest.mark.parametrize("modalities", ["text", "image", "some", "none", "widths"])
+def test_poor_catalogues_have_sound_vectors(rows: list, modalities: str) -> None:
+    n, rng = 20, np.random.default_rng(0)
+    text = unit(rng.standard_normal((n, 6)).astype(np.float32))
+    image = unit(rng.standard_normal((n, 7)).astype(np.float32))
+    every, none = np.ones(n, bool), np.zeros(n, bool)
+    content = {
+        "text": only_text(text),
+        "image": Content(*no_image(n), image, every),
+        "some": Content(text, np.arange(n) % 2 == 0, image, np.arange(n) % 3 == 0),
+        "none": Content(*no_image(n), *no_image(n)),
+        "widths": Content(text, none, image, none),
+    }[modalities]
+    split = log(rows, n)
+    space = fit(content, split, dims=(4, 64), seed=0)
+    known = space.factorise(split.train)
+    assert is_sound(space.views(content, known), n, (4, 64))
+    assert is_sound(space.views(content, nothing(n, 64)), n, (4, 64))
+
+
+def test_one_item_is_a_catalogue() -> None:
+    content = only_text(np.ones((1, 5), np.float32))
+    space = fit(content, log([(0, 0, t) for t in range(4)], 1), dims=(2, 4), seed=0)
+    assert is_sound(space.views(content, None), 1, (2, 4))
+
+
+def test_identical_items_have_sound_vectors() -> None:
+    content = only_text(np.ones((20, 5), np.float32))
+    space = fit(content, log(CROWD, 20), dims=(4, 8), seed=0)
+    assert is_sound(space.views(content, None), 20, (4, 8))
+
+
+def test_islands_of_items_survive_the_shortest_prefix() -> None:
+    """Two items that are only ever seen together have a direction of their own, far behind."""
+    n = 60
+    rows = [(u, 2 * (u % 30) + t % 2, t) for u in range(90) for t in range(4)]
+    content = only_text(np.eye(n, dtype=np.float32))
+    split = log(rows, n)
+    space = fit(content, split, dims=(4, 32), seed=0)
+    assert is_sound(space.views(content, space.factorise(split.train)), n, (4, 32))
+
+
+@pytest.mark.parametrize("dims", [[], [1, 4], [0]])
+def test_dims_that_make_no_vector_are_refused(world: World, split: Split, dims: list[int]) -> None:
+    with pytest.raises(ValueError, match="granularities"):
+        fit(world.content, split, dims=dims, seed=0)
+
+
+def test_content_of_other_items_is_refused(split: Split) -> None:
+    with pytest.raises(ValueError, match="give the same"):
+        fit(only_text(np.ones((3, 2), np.float32)), split, dims=DIMS, seed=0)
+
+
+def test_evidence_of_other_items_is_refused(world: World, space: ItemSpace) -> None:
+    with pytest.raises(ValueError, match="give one each"):
+        space.views(world.content, nothing(3, 32))
+
+
+def test_a_second_world_is_another_space(space: ItemSpace) -> None:
+    other = plant(seed=5)
+    found = fit(other.content, leave_last_out(other.sequences), dims=DIMS, seed=0, like=space)
+    assert found.space_id != space.space_id

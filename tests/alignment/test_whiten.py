@@ -1,0 +1,94 @@
+"""Whitening and the content block, with and without modalities."""
+
+import numpy as np
+import pytest
+
+from alignment.whiten import Content, ContentBlock, content_block, whitening
+from matryoshka.prefix import unit
+
+
+def table(n: int, d: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return unit((rng.standard_normal((n, d)) * np.linspace(2, 0.1, d) + 1).astype(np.float32))
+
+
+def fitted(content: Content, *, weight: float = 0.3, width: int = 12) -> ContentBlock:
+    text = whitening(content.text[content.has_text])
+    image = whitening(content.image[content.has_image])
+    return content_block(content, text, image, image_weight=weight, width=width)
+
+
+def block_of(content: Content) -> np.ndarray:
+    return fitted(content)(content)
+
+
+def pair(n: int = 80) -> Content:
+    """Pictures that are a linear function of texts."""
+    text = table(n, 10)
+    image = unit(text @ np.random.default_rng(1).standard_normal((10, 14)).astype(np.float32))
+    return Content(text, np.ones(n, bool), image, np.ones(n, bool))
+
+
+def test_directions_are_orthogonal_and_the_strongest_come_first() -> None:
+    white = whitening(table(300, 8))
+    np.testing.assert_allclose(white.directions.T @ white.directions, np.eye(8), atol=1e-5)
+    assert (np.diff(white.variance) <= 0).all()
+
+
+def test_full_whitening_makes_every_direction_equally_strong() -> None:
+    rows = table(500, 6)
+    white = whitening(rows)
+    flat = (rows - white.mean) @ white.directions * white.variance**-0.5
+    np.testing.assert_allclose(np.cov(flat.T, bias=True), np.eye(6), atol=1e-3)
+
+
+def test_a_missing_picture_is_predicted_from_the_text() -> None:
+    whole = pair()
+    has = np.arange(80) % 2 == 0
+    part = Content(whole.text, whole.has_text, np.where(has[:, None], whole.image, 0), has)
+    block = fitted(part)
+    agreement = np.sum(block(whole) * block(part), axis=1)
+    assert agreement[~has].min() > 0.9
+
+
+def test_rows_behind_an_unset_bit_are_not_read() -> None:
+    whole = pair()
+    has = np.arange(80) % 2 == 0
+    nonsense = np.where(has[:, None], whole.image, 1e6).astype(np.float32)
+    clean, dirty = (
+        block_of(Content(whole.text, whole.has_text, image, has))
+        for image in (whole.image, nonsense)
+    )
+    np.testing.assert_array_equal(clean, dirty)
+
+
+@pytest.mark.parametrize("has_text", [True, False])
+@pytest.mark.parametrize("has_image", [True, False])
+def test_rows_are_unit_whatever_is_missing(has_text: bool, has_image: bool) -> None:
+    whole, bits = pair(), np.ones(80, bool)
+    rows = block_of(Content(whole.text, bits & has_text, whole.image, bits & has_image))
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_an_item_with_neither_is_the_mean_of_the_others() -> None:
+    whole = pair()
+    known = np.arange(80) > 0
+    rows = block_of(Content(whole.text, known, whole.image, known))
+    np.testing.assert_allclose(rows[0], unit(rows[1:].sum(axis=0, keepdims=True))[0], atol=1e-5)
+
+
+def test_a_row_depends_on_its_own_item_only() -> None:
+    whole = pair()
+    block = fitted(whole)
+    first = Content(whole.text[:1], whole.has_text[:1], whole.image[:1], whole.has_image[:1])
+    np.testing.assert_allclose(block(first), block(whole)[:1], atol=1e-6)
+
+
+def test_parts_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="as long"):
+        Content(
+            np.zeros((2, 3), np.float32),
+            np.ones(3, bool),
+            np.zeros((2, 0), np.float32),
+            np.zeros(2, bool),
+        )
