@@ -136,7 +136,7 @@ def column_names(path: Path) -> list[str] | None:
             return file.schema_arrow.names
     if ".csv" in path.name:
         with _text(path) as file:
-            return next(_csv_reader(file), [])
+            return [name.strip() for name in next(_csv_reader(file), [])]
     return None
 
 

@@ -147,3 +147,11 @@ def test_the_columns_of_an_empty_file_are_known_and_it_has_no_rows(tmp_path: Pat
     assert column_names(path) == ["item_id", "title"]
     assert rows_of(path) == []
     assert rows_of(write(tmp_path / "items.jsonl", b"")) == []
+
+
+def test_spaces_around_the_names_of_a_csv_header_do_not_matter(tmp_path: Path) -> None:
+    file = tmp_path / "interactions.csv"
+    file.write_text("user_id, item_id ,timestamp\nu,a,1\n")
+    assert column_names(file) == ["user_id", "item_id", "timestamp"]
+    (rows,) = read(file)
+    assert rows.batch.schema.names == ["user_id", "item_id", "timestamp"]
