@@ -126,8 +126,22 @@ def singular(matrix: Matrix, k: int, *, seed: int, rounds: int = 4) -> Triples:
 
 def _randomised(matrix: Matrix, k: int, seed: int, rounds: int) -> Triples:
     start = np.random.default_rng(seed).standard_normal((matrix.shape[1], k), dtype=np.float32)
-    q, _ = np.linalg.qr(matrix @ start)
+    q = _orthonormal(matrix @ start)
     for _ in range(rounds):
-        q, _ = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ q)[0])
-    u, s, vt = np.linalg.svd((matrix.T @ q).T, full_matrices=False)
-    return q @ u, s, vt
+        q = _orthonormal(matrix @ _orthonormal(matrix.T @ q))
+    v, s, u = _decomposed(matrix.T @ q)
+    return (q @ u).astype(np.float32), s, v.T
+
+
+def _orthonormal(rows: Floats) -> Vectors:
+    """Return an orthonormal basis of the columns, several times faster than by a QR."""
+    return _decomposed(rows)[0]
+
+
+def _decomposed(rows: Floats) -> Triples:
+    """Decompose a tall [n, k] matrix by way of its [k, k] Gram matrix, down to 1e-6 of its norm."""
+    tall = rows.astype(np.float64)
+    values, vectors = np.linalg.eigh(tall.T @ tall)
+    kept = np.flatnonzero(values > 1e-12 * max(values.max(initial=0), 1e-30))[::-1]
+    s, v = np.sqrt(values[kept]), vectors[:, kept]
+    return (tall @ (v / s)).astype(np.float32), s.astype(np.float32), v

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alignment.collaborative import Collaborative
 from matryoshka.loss import nested_info_nce
 from matryoshka.prefix import Vectors, unit
-from matryoshka.train import deterministic
+from matryoshka.train import reproducible
 
 RIDGE = 1.0
 TRUST = 10.0  # an item of n events weighs n / (n + TRUST)
@@ -44,7 +44,7 @@ def fit_map(content: Vectors, known: Collaborative, *, steps: int, seed: int) ->
     context, target = np.split(_ridge(rows, np.hstack(both), weight), 2, axis=1)
     if not steps or not len(warm):
         return Map(context, target)
-    with deterministic():
+    with reproducible():
         return Map(
             _sharpened(context, both[0], rows, weight, steps=steps, seed=seed),
             _sharpened(target, both[1], rows, weight, steps=steps, seed=seed),

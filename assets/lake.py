@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from assets.settings import Settings
@@ -148,7 +149,9 @@ def _arrow_bytes(table: pa.Table) -> pa.Buffer:
 def open_lake(settings: Settings, *, accepted: frozenset[str] = frozenset()) -> Iterator[Lake]:
     """Open the settings' store for writing and hold its writer lock until the block ends."""
     tables = Tables(settings.store)
-    with tables.lock():
+    # One thread per decomposition: the space comes out the same on any number of cores, and a
+    # second thread on two busy ones made a 1007 x 1007 SVD take 9.4 s instead of 2.1 s.
+    with tables.lock(), threadpool_limits(1, user_api="blas"):
         lake = Lake(settings, tables, accepted)
         try:
             yield lake

@@ -53,7 +53,7 @@ def fit(
     if not len(pairs):
         return best
     top, stale = quality(best) if quality else 0.0, 0
-    with deterministic():
+    with reproducible():
         for head in _heads(rows, pairs, dims, seed=seed, schedule=schedule):
             value = quality(head) if quality else top
             if value >= top:
@@ -104,11 +104,16 @@ def _log_popularity(pairs: Pairs, n: int) -> Vectors:
 
 
 @contextmanager
-def deterministic() -> Generator[None]:
-    """Let torch use deterministic algorithms only, for as long as this lasts."""
-    before = torch.are_deterministic_algorithms_enabled()
+def reproducible() -> Generator[None]:
+    """Let torch use deterministic algorithms and one thread, for as long as this lasts.
+
+    The matrices of a step are small: on two busy cores a second thread made it ten times slower.
+    """
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(before)

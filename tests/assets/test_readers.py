@@ -153,5 +153,5 @@ def test_spaces_around_the_names_of_a_csv_header_do_not_matter(tmp_path: Path) -
     file = tmp_path / "interactions.csv"
     file.write_text("user_id, item_id ,timestamp\nu,a,1\n")
     assert column_names(file) == ["user_id", "item_id", "timestamp"]
-    (rows,) = read(file)
-    assert rows.batch.schema.names == ["user_id", "item_id", "timestamp"]
+    (rows,) = read(file, batch_size=10)
+    assert rows.records.schema.names == ["user_id", "item_id", "timestamp"]

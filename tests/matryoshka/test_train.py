@@ -7,7 +7,7 @@ from matryoshka.head import Head, identity
 from matryoshka.loss import nested_info_nce
 from matryoshka.pairs import Pairs
 from matryoshka.prefix import Vectors, prefix, unit
-from matryoshka.train import Schedule, deterministic, fit
+from matryoshka.train import Schedule, fit, reproducible
 
 QUICK = Schedule(steps=100, batch=64, rate=1e-2, check_every=20)
 LONGER = Schedule(steps=400, batch=120, rate=2e-2, check_every=100)
@@ -99,8 +99,9 @@ def test_a_negative_that_is_drawn_often_counts_less() -> None:
     assert often < rare
 
 
-def test_the_deterministic_switch_is_put_back() -> None:
-    before = torch.are_deterministic_algorithms_enabled()
-    with deterministic():
+def test_the_switches_of_torch_are_put_back() -> None:
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    with reproducible():
         assert torch.are_deterministic_algorithms_enabled()
-    assert torch.are_deterministic_algorithms_enabled() == before
+        assert torch.get_num_threads() == 1
+    assert (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()) == before
