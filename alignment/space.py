@@ -127,8 +127,15 @@ class ItemSpace:
         return scalars
 
     def arrays(self) -> dict[str, Array]:
-        """Return everything learnt: float32, but for row and column numbers (int32)."""
-        return {name: value for name, value in _leaves(self) if isinstance(value, np.ndarray)}
+        """Return everything learnt, row-major: float32, but for row and column numbers (int32).
+
+        Row-major matters: safetensors writes the memory of an array as it lies, whatever its order.
+        """
+        return {
+            name: np.ascontiguousarray(value)
+            for name, value in _leaves(self)
+            if isinstance(value, np.ndarray)
+        }
 
     @classmethod
     def restore(cls, arrays: dict[str, Array], description: dict[str, Any]) -> "ItemSpace":

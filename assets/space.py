@@ -223,6 +223,8 @@ def load_space(lake: Lake, space_id: str | None = None) -> StoredSpace:
     row = lake.tables.take("spaces", "space_id", [wanted]).to_pylist()[0]
     description = json.loads(row["description"])
     space = ItemSpace.restore(load_arrays(row["weights"]), description["space"])
+    if space.space_id != wanted:
+        raise RuntimeError(f"the stored space {wanted} does not hold what it was fitted to")
     return StoredSpace(wanted, space, description["anchor_ids"])
 
 

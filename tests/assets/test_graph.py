@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignment.collaborative import Recipe
+from alignment.interactions import leave_last_out
+from alignment.space import fit
+from assets.lake import open_lake
 from assets.run import Outcome, add, materialize
 from assets.sample import planted
 from assets.settings import load
+from assets.space import load_collaborative, load_content, load_sequences, load_space
 from store import ItemStore
 from store.tables import Tables
 
@@ -134,6 +139,18 @@ def test_a_catalogue_that_lost_most_items_is_not_released(copy: Path) -> None:
     assert not outcome.succeeded
     assert "is the feed complete?" in " ".join(outcome.failures)
     assert ItemStore.open(copy / "store").release.name == "r1"
+
+
+def test_the_stored_space_makes_the_vectors_that_its_recall_was_chosen_on(shop: Path) -> None:
+    with open_lake(load(shop / "itemnest.toml")) as lake:
+        content, split = load_content(lake), leave_last_out(load_sequences(lake))
+        recipe = Recipe(**lake.built("collaborative_vectors").metadata["recipe"])
+        fitted = fit(content, split, dims=lake.settings.dims, seed=0, recipe=recipe)
+        stored, known = load_space(lake), load_collaborative(lake, "train")
+    assert fitted.space_id == stored.space_id
+    mine, theirs = fitted.views(content, known), stored.space.views(content, known)
+    np.testing.assert_array_equal(mine.fused_context, theirs.fused_context)
+    np.testing.assert_array_equal(mine.fused_target, theirs.fused_target)
 
 
 def test_a_rollback_outlives_the_next_run_over_an_unchanged_catalogue(copy: Path) -> None:
