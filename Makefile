@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Where the demo builds: data/demo, or data/<name of CATALOG>; FOLDER= takes another.
+FOLDER ?= data/$(if $(CATALOG),$(notdir $(abspath $(CATALOG))),demo)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui test test-slow check format lint types imports bench lock clean
@@ -24,10 +26,11 @@ $(STAMP): pyproject.toml requirements.lock
 	@touch $(STAMP)
 
 demo: install
-	@$(BIN)/itemnest demo $(if $(CATALOG),--catalog "$(CATALOG)")
+	@$(BIN)/itemnest demo --folder "$(FOLDER)" $(if $(CATALOG),--catalog "$(CATALOG)")
 
 ui: install
-	@$(BIN)/itemnest ui --settings "data/$(if $(CATALOG),$(notdir $(abspath $(CATALOG))),demo)/itemnest.toml"
+	@test -f "$(FOLDER)/itemnest.toml" || { echo "nothing in $(FOLDER) yet: make demo first"; exit 1; }
+	@$(BIN)/itemnest ui --settings "$(FOLDER)/itemnest.toml"
 
 test: install lint types imports
 	$(BIN)/python -m pytest -q
