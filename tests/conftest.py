@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Before numpy is imported: on two busy cores a second thread makes small decompositions 4 times
+# slower, and the tests have many of them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
