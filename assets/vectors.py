@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from assets.lake import Build, Lake, digest
 from assets.report import thumbnails
 from encoders.encoder import Item, Vectors
-from encoders.feed import encode_batches
+from encoders.engine import LocalEngine
 from encoders.registry import Modality, Tower
 from store.schema import vector_key, vectors_schema
 
@@ -136,7 +136,7 @@ def _encoded(
     lake.progress(0, len(missing), f"encoding {modality}")
     chunks = [missing.slice(start, COMMIT) for start in range(0, len(missing), COMMIT)]
     batches = (_content(lake, modality, chunk["item_id"].to_pylist()) for chunk in chunks)
-    yield from zip(chunks, encode_batches(tower.load(), batches), strict=True)
+    yield from zip(chunks, LocalEngine().map(tower.load, batches), strict=True)
 
 
 def _content(lake: Lake, modality: Modality, ids: Sequence[str]) -> list[Item]:

@@ -230,7 +230,11 @@ class ItemStore:
         if (item := _as_id(query)) is not None:
             banned.append(item)
             history = packs.vectors(packs.release.column(view, "context"), dim)
-            vector = history[_rows(packs, [item], "raise")[0]]
+            row = packs.index.rows([item])[0]
+            if not row:
+                name = packs.release.name
+                raise UnknownIds(f"{item!r} is not in {name}: search by text, image or a vector")
+            vector = history[row]
         else:
             given = query if query is not None else self._encoded(packs, text, image, view)
             vector = query_vector(given, dim=dim, width=packs.release.width)

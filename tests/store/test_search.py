@@ -120,7 +120,7 @@ def test_a_vector_without_a_direction_is_refused(store: ItemStore, query, compla
 
 
 def test_a_query_is_exactly_one_known_thing(store: ItemStore):
-    with pytest.raises(UnknownIds, match="1 of 1 ids are not in r1: 'nope'"):
+    with pytest.raises(UnknownIds, match="'nope' is not in r1: search by text"):
         store.search("nope")
     for nothing in ({}, {"text": "red", "image": b""}):
         with pytest.raises(ValueError, match="takes one of: an id or a vector, text=, image="):
