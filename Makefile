@@ -7,19 +7,21 @@ STAMP  := $(VENV)/.installed
 FOLDER ?= data/$(if $(CATALOG),$(notdir $(abspath $(CATALOG))),demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-slow check format lint types imports bench lock clean
+.PHONY: help install demo example ui test test-slow check format lint types imports bench bench-store lock clean
 
 help:
 	@echo "make demo                      a generated shop, in to released item vectors"
 	@echo "make demo CATALOG=<folder>     the same on a catalogue of yours"
 	@echo "make ui [CATALOG=<folder>]     the Dagster UI on what the demo built"
+	@echo "make example [FOLDER=<folder>] a small SASRec trained on what the demo built"
 	@echo "make test                      lint, types, borders and every quick test"
 	@echo "make test-slow                 the kill and scale tests (minutes)"
 	@echo "make bench [CATALOG=<folder>]  benchmarks/pipeline.py, a JSON line per figure"
+	@echo "make bench-store               look-ups against rivals at three sizes, and docs/lookup.svg"
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml requirements.lock hatch_build.py store/_lookup.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Itemnest needs Python >= 3.11, and $(PYTHON) is %d.%d: make PYTHON=python3.11" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
@@ -27,6 +29,10 @@ $(STAMP): pyproject.toml requirements.lock
 
 demo: install
 	@$(BIN)/itemnest demo --folder "$(FOLDER)" $(if $(CATALOG),--catalog "$(CATALOG)")
+
+example: install
+	@test -d "$(FOLDER)/store" || { echo "nothing in $(FOLDER) yet: make demo first"; exit 1; }
+	@$(BIN)/python examples/sasrec.py "$(FOLDER)/store"
 
 ui: install
 	@test -f "$(FOLDER)/itemnest.toml" || { echo "nothing in $(FOLDER) yet: make demo first"; exit 1; }
@@ -56,6 +62,9 @@ imports: install
 
 bench: install
 	$(BIN)/python -m benchmarks.pipeline $(if $(CATALOG),"$(CATALOG)")
+
+bench-store: install
+	$(BIN)/python -m benchmarks.lookup --scale docs/lookup.svg
 
 # Write requirements.lock anew from what pyproject.toml asks for today.
 lock:

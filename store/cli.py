@@ -26,10 +26,12 @@ OURS = {"encoders", "matryoshka", "alignment", "store", "assets"}
 SETTINGS = Path("itemnest.toml")
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 INTERRUPTED = 130
+SHOWN = ["release", "kind", "channel", "created_at"]
 ELSEWHERE = {
     "init": "write an itemnest.toml",
     "materialize": "catalogue in, release out",
     "add": "add items from a file",
+    "remove": "delete items that were added",
     "ui": "serve the Dagster UI",
     "demo": "a generated shop, end to end",
 }
@@ -258,11 +260,21 @@ def _no_options(command: argparse.ArgumentParser) -> None:
 
 
 def _releases(arguments: argparse.Namespace) -> int:
-    log = _open(arguments).releases()
-    rows = [_release_row(release, visible=release is log[-1]) for release in log]
-    _show(
-        arguments, rows, ["release", "kind", "created_at", "visible", "dims", "views", "space_id"]
-    )
+    from store.pins import pins as pins_of
+    from store.releases import history
+    from store.tables import Tables
+
+    tables = Tables(store_address(arguments.store))  # a channel of its own may be all it has
+    log, pins = history(tables), pins_of(tables)
+    last = {release.channel: release for release in log}
+    rows = [
+        {
+            **_release_row(release, visible=last[release.channel] is release),
+            "pinned_by": [consumer for consumer, name in pins.items() if name == release.name],
+        }
+        for release in log
+    ]
+    _show(arguments, rows, [*SHOWN, "visible", "pinned_by", "dims", "views", "space_id"])
     return 0
 
 
@@ -270,6 +282,7 @@ def _release_row(release: "Release", *, visible: bool) -> dict[str, object]:
     return {
         "release": release.name,
         "kind": release.kind,
+        "channel": release.channel,
         "created_at": release.created_at,
         "visible": visible,
         "dims": list(release.dims),
@@ -282,13 +295,37 @@ def _release_row(release: "Release", *, visible: bool) -> dict[str, object]:
     }
 
 
-def _rollback_options(command: argparse.ArgumentParser) -> None:
+def _promote_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("to", metavar="RELEASE", help="an earlier release, as `releases` lists it")
+    command.add_argument("--channel", default="production", help="default: production")
 
 
-def _rollback(arguments: argparse.Namespace) -> int:
-    release = _open(arguments).rollback(arguments.to)
-    _show(arguments, [_release_row(release, visible=True)], ["release", "kind", "created_at"])
+def _promote(arguments: argparse.Namespace) -> int:
+    from store.itemstore import ItemStore
+
+    store = ItemStore.open(store_address(arguments.store), release=arguments.to)
+    release = store.promote(arguments.to, arguments.channel)
+    _show(arguments, [_release_row(release, visible=True)], SHOWN)
+    return 0
+
+
+def _pin_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("consumer", metavar="CONSUMER", help="who reads the release, any name")
+    _release_option(command)
+
+
+def _pin(arguments: argparse.Namespace) -> int:
+    release = _open(arguments).pin(arguments.consumer)
+    _show(arguments, [{"consumer": arguments.consumer, "release": release.name}])
+    return 0
+
+
+def _unpin_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("consumer", metavar="CONSUMER", help="as `releases` lists it")
+
+
+def _unpin(arguments: argparse.Namespace) -> int:
+    _open(arguments).unpin(arguments.consumer)
     return 0
 
 
@@ -306,25 +343,39 @@ def _changes(arguments: argparse.Namespace) -> int:
 
 
 def _export_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="must not exist yet")
-    command.add_argument("--format", choices=("npy", "parquet"), default="npy", help="default: npy")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="a new one")
+    command.add_argument(
+        "--format", choices=("npy", "parquet", "recbole"), default="npy", help="default: npy"
+    )
+    command.add_argument("--pad-row", action="store_true", help="a row of zeros first")
+    command.add_argument(
+        "--oov-row", action="store_true", help="the mean item last, for unknown ids"
+    )
     command.add_argument("--force", action="store_true", help="replace an earlier export")
+    command.add_argument(
+        "--check", action="store_true", help="compare an earlier export with its release instead"
+    )
     _role_option(command)
     _vector_options(command)
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from store.export import export
+    from store.export import check, export
 
-    manifest = export(
-        _open(arguments),
-        arguments.folder,
-        dim=arguments.dim,
-        view=arguments.view,
-        role=arguments.role,
-        form=arguments.format,
-        force=arguments.force,
-    )
+    if arguments.check:
+        manifest = check(_open(arguments), arguments.folder)
+    else:
+        manifest = export(
+            _open(arguments),
+            arguments.folder,
+            dim=arguments.dim,
+            view=arguments.view,
+            role=arguments.role,
+            form=arguments.format,
+            pad_row=arguments.pad_row,
+            oov_row=arguments.oov_row,
+            force=arguments.force,
+        )
     _show(arguments, [manifest], ["release", "view", "role", "items", "dim", "format"])
     return 0
 
@@ -348,7 +399,10 @@ VERBS = {
     "releases": Verb(
         "list the releases and rollbacks, the visible one last", _no_options, _releases
     ),
-    "rollback": Verb("make an earlier release the visible one", _rollback_options, _rollback),
+    "promote": Verb("have a channel show a release", _promote_options, _promote),
+    "rollback": Verb("have a channel show an earlier release again", _promote_options, _promote),
+    "pin": Verb("keep a release for a consumer that reads it", _pin_options, _pin),
+    "unpin": Verb("let go of the release that a consumer pinned", _unpin_options, _unpin),
     "changes": Verb("list the items that changed since a release", _changes_options, _changes),
     "export": Verb("write a view's vectors, ids and a manifest to files", _export_options, _export),
     "doctor": Verb("check that a release is whole and sound", _release_option, _doctor),

@@ -4,6 +4,7 @@ ItemnestError
 ├── NoRelease        nothing is published here yet (LookupError)
 ├── StoreExists      there is a store here already (FileExistsError)
 ├── UnknownRelease   no such release, or no longer kept (LookupError)
+├── UnknownPin       a consumer that has pinned nothing (LookupError)
 ├── UnknownTable     no such table (LookupError)
 ├── UnknownIds       ids that the release does not hold (LookupError)
 ├── UnknownDim       not a published granularity (ValueError)
@@ -12,8 +13,11 @@ ItemnestError
 ├── BadVectors       vectors that cannot be published or compared (ValueError)
 ├── BadTable         rows that do not fit their table, or repeat its key (ValueError)
 ├── BadPack          a cache file that does not hold what it should (RuntimeError)
+├── BadIndex         a search index that is not what its release says (RuntimeError)
 ├── SpaceMismatch    vectors of different spaces would meet (ValueError)
 ├── StoreLocked      another process is writing (RuntimeError)
+├── UnfitStore       an object store that cannot be written to safely (RuntimeError)
+├── ForkedProcess    a forked child would use what does not survive a fork (RuntimeError)
 ├── QueryRefused     a query or filter that is not taken, or not finished (ValueError)
 └── MissingPart      a feature whose package is not installed (RuntimeError)
 """
@@ -36,6 +40,10 @@ class StoreExists(ItemnestError, FileExistsError):
 
 class UnknownRelease(ItemnestError, LookupError):
     """The release does not exist or is no longer kept."""
+
+
+class UnknownPin(ItemnestError, LookupError):
+    """The consumer has pinned no release."""
 
 
 class UnknownTable(ItemnestError, LookupError):
@@ -70,12 +78,24 @@ class BadPack(ItemnestError, RuntimeError):
     """A cache file that does not hold what its release holds."""
 
 
+class BadIndex(ItemnestError, RuntimeError):
+    """A search index that is absent, incomplete or another than its release says."""
+
+
 class SpaceMismatch(ItemnestError, ValueError):
     """Vectors of different spaces must never be compared."""
 
 
 class StoreLocked(ItemnestError, RuntimeError):
     """Another process is writing to the store."""
+
+
+class UnfitStore(ItemnestError, RuntimeError):
+    """An object store that cannot be written to, or not safely."""
+
+
+class ForkedProcess(ItemnestError, RuntimeError):
+    """A process that was forked cannot do this; its parent, or one that was spawned, can."""
 
 
 class QueryRefused(ItemnestError, ValueError):

@@ -5,7 +5,9 @@ vectors are made, nor how tables and packs are laid out.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeAlias, cast
@@ -15,13 +17,14 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from matryoshka.prefix import Vectors
-from store import query, releases
-from store.errors import NoRelease, StoreExists, UnknownIds, some
+from store import pins, query, releases
+from store.errors import NoRelease, SpaceMismatch, StoreExists, UnknownIds, some
+from store.follow import Follower
 from store.ids import Ids, id_list
 from store.own import draft_of
 from store.pack import Packs
-from store.releases import Changes, Release
-from store.search import allowed_rows, nearest, query_encoder, query_vector
+from store.releases import CHANNEL, Changes, Release
+from store.search import closest, eligible, query_encoder, query_vector
 from store.tables import Tables
 
 Missing: TypeAlias = Literal["raise", "zero", "nan"]
@@ -45,15 +48,37 @@ class SequenceVectors(NamedTuple):
     mask: NDArray[np.bool_]
 
 
-class ItemMatrix(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ItemMatrix:
     """All items of a release: row i of vectors, float32 [n, dim], is ids[i].
 
-    The padding and the out-of-vocabulary row have the id None.
+    The padding row (the first) and the out-of-vocabulary row (the last) have the id None.
     """
 
     ids: list[str | None]
     vectors: Vectors
     release: str
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """The row of every item by its id, made when first asked for."""
+        return {item: row for row, item in enumerate(self.ids) if item is not None}
+
+    def index_of(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the row of every id, int64 [n], order and repeats kept.
+
+        An unknown id has the out-of-vocabulary row; UnknownIds where the matrix has none.
+        """
+        wanted = id_list(ids)
+        oov = len(self.ids) - 1 if self.ids[-1] is None else -1
+        found = np.fromiter((self.rows.get(item, oov) for item in wanted), np.int64, len(wanted))
+        if (found < 0).any():
+            unknown = [wanted[place] for place in np.flatnonzero(found < 0)]
+            raise UnknownIds(
+                f"{len(unknown)} of {len(wanted)} ids are not in {self.release}: {some(unknown)}; "
+                "item_matrix(oov_row=True) has a row for them"
+            )
+        return found
 
 
 class ItemStore:
@@ -62,9 +87,17 @@ class ItemStore:
     Reads share nothing that changes, so threads and forked or spawned workers may use one store.
     """
 
-    def __init__(self, tables: Tables, release: Release | None) -> None:
-        self._tables = tables
+    def __init__(
+        self,
+        tables: Tables,
+        release: Release | None,
+        *,
+        channel: str = CHANNEL,
+        follow: bool = False,
+    ) -> None:
+        self._tables, self._channel = tables, channel
         self._open = Packs(tables, release) if release else None
+        self._follower = Follower(tables, channel, self._prepare) if follow else None
 
     @classmethod
     def open(
@@ -72,12 +105,22 @@ class ItemStore:
         uri: str | Path,
         *,
         release: str | None = None,
+        channel: str | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> Self:
-        """Open a store at the visible release, or at the one named."""
-        tables = Tables(uri, storage_options)
-        found = releases.visible(tables) if release is None else releases.named(tables, release)
-        return cls(tables, releases.readable(tables, found))
+        """Open a store at the release that "production" shows, or at the one named.
+
+        With `channel` the store moves with that channel: within a second of a change it begins to
+        prepare the new release in the background, and then answers from it. It moves within one
+        basis only; vectors of another, which must not meet those it gave out before, need an
+        explicit `refresh()`.
+        """
+        if release is not None and channel is not None:
+            raise ValueError("open() takes either release= or channel=")
+        tables, follow = Tables(uri, storage_options), channel is not None
+        channel = CHANNEL if channel is None else channel
+        found = releases.named(tables, release) if release else releases.visible(tables, channel)
+        return cls(tables, releases.readable(tables, found), channel=channel, follow=follow)
 
     @classmethod
     def create(cls, uri: str | Path, *, storage_options: Mapping[str, str] | None = None) -> Self:
@@ -98,7 +141,8 @@ class ItemStore:
     def __reduce__(self) -> tuple[object, ...]:
         """Travel to another process as an address and a release, not as maps and handles."""
         release = self._open.release if self._open else None
-        return type(self), (self._tables, release)
+        remake = partial(type(self), channel=self._channel, follow=self._follower is not None)
+        return remake, (self._tables, release)
 
     @property
     def release(self) -> Release:
@@ -135,7 +179,7 @@ class ItemStore:
         dim: a published granularity, by default the largest. missing: what an unknown id reads,
         an error, a row of zeros or of NaN. out: a C-contiguous float32 [n, dim] to fill.
         """
-        return self._read(ids, dim, view, role, missing, out).vectors
+        return self._read(ids, dim, view, role, missing, out)[0]
 
     def lookup(
         self,
@@ -148,7 +192,8 @@ class ItemStore:
         out: Vectors | None = None,
     ) -> Lookup:
         """Return what `get_item_vectors` does, and which ids were found."""
-        return self._read(ids, dim, view, role, missing, out)
+        vectors, rows = self._read(ids, dim, view, role, missing, out)
+        return Lookup(vectors, rows > 0)
 
     def get_sequence_vectors(
         self,
@@ -167,15 +212,16 @@ class ItemStore:
         """
         packs = self._packs
         _refuse_policy(missing, ("raise", "zero", "nan", "skip"))
-        vectors = packs.vectors(packs.release.column(view, role), packs.release.dim(dim))
+        column, dim = packs.place(view, role, dim)
         lists = [id_list(sequence) for sequence in sequences]
-        known = _rows(packs, list(chain.from_iterable(lists)), missing)
+        known, _ = _rows(packs, list(chain.from_iterable(lists)), missing)
         parts = np.split(known, np.cumsum([len(ids) for ids in lists])[:-1]) if lists else []
         if missing == "skip":
             parts = [rows[rows > 0] for rows in parts]
         length = max(map(len, parts), default=0) if max_len is None else max_len
         rows, mask = _left_padded(parts, length)
-        read = np.take(vectors, rows, axis=0)
+        read = np.empty((*rows.shape, dim), np.float32)
+        packs.take(column, dim, rows.ravel(), read.reshape(-1, dim))
         if missing == "nan":
             read[mask & (rows == 0)] = np.nan
         return SequenceVectors(read, mask)
@@ -229,18 +275,17 @@ class ItemStore:
         banned = id_list(exclude)
         if (item := _as_id(query)) is not None:
             banned.append(item)
-            history = packs.vectors(packs.release.column(view, "context"), dim)
-            row = packs.index.rows([item])[0]
-            if not row:
+            row = packs.index.rows([item])
+            if not row.all():
                 name = packs.release.name
                 raise UnknownIds(f"{item!r} is not in {name}: search by text, image or a vector")
-            vector = history[row]
+            history = packs.release.column(view, "context")
+            vector = packs.take(history, dim, row, np.empty((1, dim), np.float32))[0]
         else:
             given = query if query is not None else self._encoded(packs, text, image, view)
             vector = query_vector(given, dim=dim, width=packs.release.width)
-        allowed = allowed_rows(self._tables, packs, where)
-        allowed[packs.index.rows(banned)] = False
-        rows, scores = nearest(packs.vectors(column, dim), vector, k, allowed=allowed)
+        among = eligible(packs, where, banned)
+        rows, scores = closest(packs, (column, dim), vector, k, among)
         names = packs.names.take(pa.array(rows - 1))
         return names.add_column(1, "score", pa.array(scores))
 
@@ -262,27 +307,50 @@ class ItemStore:
         return releases.history(self._tables)
 
     def at(self, *, release: str | None = None, as_of: datetime | str | None = None) -> "ItemStore":
-        """Return this store open at a release, or at what was visible at a moment (ISO, UTC)."""
+        """Return this store open at a release, or at what its channel showed at a moment (ISO)."""
         if (release is None) == (as_of is None):
             raise ValueError("at() takes either release= or as_of=")
         if release is not None:
             found = releases.named(self._tables, release)
         else:
             assert as_of is not None
-            found = releases.as_of(self._tables, as_of)
-        return ItemStore(self._tables, releases.readable(self._tables, found))
+            found = releases.as_of(self._tables, as_of, self._channel)
+        readable = releases.readable(self._tables, found)
+        return ItemStore(self._tables, readable, channel=self._channel)
 
     def refresh(self) -> Release:
-        """Move to the visible release and return it; reads under way finish on the old one."""
-        found = releases.visible(self._tables)
+        """Move to what the channel shows and return it; reads under way finish on the old one."""
+        found = releases.visible(self._tables, self._channel)
         if self._open is None or self._open.release.stamp != found.stamp:
             self._open = Packs(self._tables, releases.readable(self._tables, found))
         return found
 
     def rollback(self, release: str) -> Release:
-        """Make an earlier release the visible one, for everybody, and move to it."""
-        releases.rollback(self._tables, release)
+        """Have the channel show an earlier release, for everybody, and move to it."""
+        releases.show(self._tables, release, self._channel)
         return self.refresh()
+
+    def promote(self, release: str, channel: str = CHANNEL) -> Release:
+        """Have a channel show a release; this store stays where it is."""
+        return releases.show(self._tables, release, channel)
+
+    def pin(self, consumer: str, release: str | None = None) -> Release:
+        """Keep a release, by default this one, readable for a consumer until it lets go of it.
+
+        A consumer holds one release: pinning another moves its pin. UnknownRelease if it is gone.
+        """
+        with self._tables.lock():
+            found = releases.named(self._tables, release) if release else self.release
+            pins.pin(self._tables, consumer, releases.readable(self._tables, found).name)
+            return found
+
+    def unpin(self, consumer: str) -> None:
+        """Let go of the release that a consumer has pinned; upkeep may remove it then."""
+        pins.unpin(self._tables, consumer)
+
+    def pins(self) -> dict[str, str]:
+        """Return the release that each consumer has pinned, by the consumer's name."""
+        return pins.pins(self._tables)
 
     def changes(self, *, since: str) -> Changes:
         """Return the ids added, changed and removed between a release and this one."""
@@ -298,13 +366,15 @@ class ItemStore:
         view: str = "fused",
         dims: Sequence[int] | None = None,
         space: str = "mine",
+        channel: str | None = None,
     ) -> Release:
         """Publish your own vectors as a release with one view, and move to it.
 
         vectors: [n, width], finite, no zero rows; every row is rescaled to unit length. With
         `context` they are targets and the view has both roles. dims: the granularities at which a
         prefix is meaningful, by default the full width alone. space: vectors published under one
-        name may be compared with each other; give those of another model another name.
+        name may be compared with each other; give those of another model another name. channel:
+        the one to show them, by default this store's.
         """
         with self._tables.lock():
             draft = draft_of(
@@ -316,8 +386,23 @@ class ItemStore:
                 dims=dims,
                 space=space,
             )
-            releases.publish(self._tables, draft)
-            return self.refresh()
+            published = releases.publish(self._tables, draft, channel or self._channel)
+            self._open = Packs(self._tables, published)
+            return published
+
+    def _prepare(self, release: Release) -> None:
+        """Move to a release once its packs are there; the reads until then are of the old one."""
+        now = self._packs
+        if now.release.stamp == release.stamp:
+            return
+        if now.release.basis_id != release.basis_id:
+            raise SpaceMismatch(
+                f"{release.name} is another basis than {now.release.name}, which is read on: "
+                "refresh() moves to it once the consumer is ready"
+            )
+        packs = Packs(self._tables, release)
+        packs.prepare(now)
+        self._open = packs
 
     @property
     def _packs(self) -> Packs:
@@ -336,19 +421,19 @@ class ItemStore:
         role: Role,
         missing: Missing,
         out: Vectors | None,
-    ) -> Lookup:
+    ) -> tuple[Vectors, NDArray[np.int64]]:
         packs = self._packs
         _refuse_policy(missing, ("raise", "zero", "nan"))
-        vectors = packs.vectors(packs.release.column(view, role), packs.release.dim(dim))
-        rows = _rows(packs, ids, missing)
-        if out is not None:
-            _refuse_out(out, (len(rows), vectors.shape[1]))
-        # Every row is in range; "clip" spares the copy that "raise" makes to keep `out` whole.
-        read = np.take(vectors, rows, axis=0, out=out, mode="clip")
-        found = rows > 0
-        if missing == "nan":
-            read[~found] = np.nan
-        return Lookup(read, found)
+        column, dim = packs.place(view, role, dim)
+        rows, unknown = _rows(packs, ids, missing)
+        if out is None:
+            out = np.empty((len(rows), dim), np.float32)
+        else:
+            _refuse_out(out, (len(rows), dim))
+        packs.take(column, dim, rows, out)
+        if unknown and missing == "nan":
+            out[rows == 0] = np.nan
+        return out, rows
 
     def _encoded(
         self, packs: Packs, text: str | None, image: bytes | None, view: str | None
@@ -360,20 +445,16 @@ class ItemStore:
         return query_encoder()(pinned, text=text, image=image, view=view)[0]
 
 
-def _rows(packs: Packs, ids: Ids, missing: str) -> NDArray[np.int64]:
-    """Return the pack row of every id; 0, a row of zeros, for an unknown one."""
-    if isinstance(ids, list):
-        try:
-            rows = packs.index.rows(cast(list[str], ids))
-        except TypeError:  # unhashable: id_list says which
-            rows = np.zeros(1, np.int64)
-        if rows.all():
-            return rows  # only strings are in the index: nothing to convert or to refuse
-    strings = id_list(ids)
-    rows = packs.index.rows(strings)
-    if missing == "raise":
+def _rows(packs: Packs, ids: Ids, missing: str) -> tuple[NDArray[np.int64], int]:
+    """Return the pack row of every id, 0, a row of zeros, for an unknown one; and how many are."""
+    strings = cast(list[str], ids) if isinstance(ids, list) else id_list(ids)
+    rows, unknown = packs.index.find(strings)
+    if unknown < 0:  # not all are strings
+        strings = id_list(ids)
+        rows, unknown = packs.index.find(strings)
+    if unknown and missing == "raise":
         _refuse_unknown(packs.release, strings, rows > 0)
-    return rows
+    return rows, unknown
 
 
 def _refuse_unknown(release: Release, ids: list[str], found: NDArray[np.bool_]) -> None:

@@ -1,24 +1,23 @@
 """SQL over one release: `run` sends one SELECT to a worker process and returns its Arrow table.
 
-The worker (`store/query_worker.py`) is where DuckDB runs, and only there: a query can neither
-reach this process's memory nor outlive its time. What a release is, this module does not know:
-it is given table names and versions.
+DuckDB runs in a worker's child (`store/query_worker.py`), made for this query, and only there: a
+query can reach neither this process's memory nor another query, and cannot outlive its time. What
+a release is, this module does not know: it is given table names and versions.
 """
 
 import json
-import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 
+from store import query_pool
 from store.errors import QueryRefused
+from store.query_pool import WorkerGone
 
-WORKER = Path(__file__).with_name("query_worker.py")
-REFUSED = 3  # the worker's exit status when stdout holds the reason and no rows
+REFUSED = 3  # the worker's exit status when it wrote the reason and no rows
+TIME_OVER = {-signal.SIGALRM, -signal.SIGXCPU}
 HIDDEN = {"spaces", "builds", "releases"}  # the store's own books
 CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 
@@ -48,48 +47,31 @@ def run(
         "max_rows": max_rows,
         "max_bytes": max_bytes,
         "memory_bytes": memory_bytes,
-        "cpu_seconds": math.ceil(timeout_s * (os.cpu_count() or 1)) + 1,
+        "timeout_s": timeout_s,
         "storage_options": storage_options if local else _credentials() | (storage_options or {}),
     }
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-S", str(WORKER)],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=timeout_s,
-            env=_environment(),
-            cwd="/",
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise QueryRefused(
+        status, told = query_pool.ask(json.dumps(request).encode(), timeout_s)
+    except TimeoutError:
+        status, told = -signal.SIGALRM, bytearray()
+    except WorkerGone as gone:
+        raise RuntimeError(f"the SQL process ended before its answer: {gone}") from None
+    if status == 0:
+        return pa.ipc.open_stream(pa.py_buffer(told)).read_all()
+    raise _error(status, told.decode(errors="replace"), timeout_s)
+
+
+def _error(status: int, told: str, timeout_s: float) -> Exception:
+    if status == REFUSED:
+        return QueryRefused(told)
+    if status in TIME_OVER:
+        return QueryRefused(
             f"the query did not finish in {timeout_s:g} seconds: select less, or allow more time"
-        ) from None
-    if done.returncode == 0:
-        return pa.ipc.open_stream(done.stdout).read_all()
-    raise _error(done)
-
-
-def _error(done: subprocess.CompletedProcess[bytes]) -> Exception:
-    if done.returncode == REFUSED:
-        return QueryRefused(done.stdout.decode())
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+        )
+    if status < 0:
+        name = signal.Signals(-status).name
         return QueryRefused(f"the query ended its process ({name}): too much memory, or too deep")
-    last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    return RuntimeError(f"the SQL process failed with status {done.returncode}: {last}")
-
-
-def _environment() -> dict[str, str]:
-    """Say where our modules are and nothing else: no variable of the caller is there to be read."""
-    return {
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
-        "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
-        "TZ": "UTC",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "2",  # each arena reserves addresses, which is what RLIMIT_AS counts
-        "LANCE_LOG": "error",
-    }
+    return RuntimeError(f"the SQL process failed with status {status}")
 
 
 def _credentials() -> dict[str, str]:

@@ -3,13 +3,14 @@
 It knows which versions belong together and proves their vectors before anybody can see them. It
 does not know how vectors were made, nor how they are served.
 
-`releases` is a log that only grows: the visible release is that of its last row, a rollback
-repeats an earlier row, and a moment in the past is answered by the last row of its time.
+`releases` is a log that only grows. A channel is a name under which readers find a release: what
+it shows is its last row, moving it to another release repeats that one's row, and a moment in the
+past is answered by the last row of its time.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -28,9 +29,12 @@ from store.errors import (
     UnknownView,
     some,
 )
+from store.pins import pins
+from store.recall import searchable
 from store.schema import RELEASES, matrix, positions, view_column
 from store.tables import Tables
 
+CHANNEL = "production"  # what readers open unless they name another
 UNIT = 1e-3  # how far from 1 the norm of a published row may be
 
 
@@ -52,10 +56,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One row of the log. `name` is "r1", "r2", …; `kind` is "publish" or "rollback"."""
+    """One row of the log: `channel` shows the release `name` ("r1", "r2", …) from `created_at` on.
+
+    `kind` is "publish", or how a channel came to an earlier release: "promote" or "rollback".
+    """
 
     event: int
     kind: str
+    channel: str
     name: str
     space_id: str
     basis_id: str
@@ -70,8 +78,8 @@ class Release:
     def from_row(cls, row: dict[str, Any]) -> Self:
         """Read a row of `releases`."""
         parsed = {part: json.loads(row[part]) for part in ("tables", "description", "quality")}
-        name = {"name": row["release"]}
-        return cls(**{key: row[key] for key in row if key != "release"} | parsed | name)
+        names = {"name": row["release"], "channel": row.get("channel") or CHANNEL}
+        return cls(**{key: row[key] for key in row if key != "release"} | parsed | names)
 
     def to_row(self) -> dict[str, Any]:
         """Return the row of `releases` that `from_row` reads."""
@@ -155,21 +163,25 @@ def history(tables: Tables) -> list[Release]:
     return [Release.from_row(row) for row in sorted(rows, key=lambda row: row["event"])]
 
 
-def current(tables: Tables) -> Release | None:
-    """Return the visible release, None before the first one."""
-    log = history(tables)
+def current(tables: Tables, channel: str = CHANNEL) -> Release | None:
+    """Return the release that a channel shows, None before its first one."""
+    log = [release for release in history(tables) if release.channel == channel]
     return log[-1] if log else None
 
 
-def visible(tables: Tables) -> Release:
-    """Return the visible release; NoRelease before the first one."""
-    found = current(tables)
-    if found is None:
-        raise NoRelease(
-            f"{tables.uri} holds no release: run `itemnest materialize`, or "
-            "ItemStore.create(…).publish_vectors(…) with your own vectors"
-        )
-    return found
+def visible(tables: Tables, channel: str = CHANNEL) -> Release:
+    """Return the release that a channel shows; NoRelease before its first one."""
+    log = history(tables)
+    for release in reversed(log):
+        if release.channel == channel:
+            return release
+    if log:
+        known = some({release.channel for release in log}, 20)
+        raise NoRelease(f"{tables.uri} has no channel {channel!r}: choose one of {known}")
+    raise NoRelease(
+        f"{tables.uri} holds no release: run `itemnest materialize`, or "
+        "ItemStore.create(…).publish_vectors(…) with your own vectors"
+    )
 
 
 def named(tables: Tables, name: str) -> Release:
@@ -182,8 +194,8 @@ def named(tables: Tables, name: str) -> Release:
     raise UnknownRelease(f"{tables.uri} has no release {name!r}: it has {some(known) or 'none'}")
 
 
-def as_of(tables: Tables, moment: datetime | str) -> Release:
-    """Return the release that was visible at a moment; without a time zone it is UTC."""
+def as_of(tables: Tables, moment: datetime | str, channel: str = CHANNEL) -> Release:
+    """Return the release that a channel showed at a moment; without a time zone it is UTC."""
     try:
         when = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     except ValueError as error:
@@ -191,7 +203,7 @@ def as_of(tables: Tables, moment: datetime | str) -> Release:
             f"as_of={moment!r} is not a date: write 2026-11-01T00:00:00Z"
         ) from error
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    log = history(tables)
+    log = [release for release in history(tables) if release.channel == channel]
     seen = [release for release in log if release.created_at <= when]
     if not seen:
         first = f"the first is of {log[0].created_at.isoformat()}" if log else "there is none yet"
@@ -199,16 +211,18 @@ def as_of(tables: Tables, moment: datetime | str) -> Release:
     return seen[-1]
 
 
-def publish(tables: Tables, draft: Draft) -> Release:
-    """Prove the draft's vectors, then make its versions visible by appending one row."""
+def publish(tables: Tables, draft: Draft, channel: str = CHANNEL) -> Release:
+    """Prove the draft's vectors, then have a channel show them by appending one row."""
     with tables.lock():
         prove(tables, draft)
         log = history(tables)
+        draft = searchable(tables, draft, log)
         number = 1 + sum(row.kind == "publish" for row in log)
         moment = _next_moment(log)
         release = Release(
             event=log[-1].event + 1 if log else 1,
             kind="publish",
+            channel=channel,
             name=f"r{number}",
             space_id=draft.space_id,
             basis_id=draft.basis_id,
@@ -222,15 +236,19 @@ def publish(tables: Tables, draft: Draft) -> Release:
         return _append(tables, release)
 
 
-def rollback(tables: Tables, name: str) -> Release:
-    """Make an earlier release visible again by repeating its row."""
+def show(tables: Tables, name: str, channel: str = CHANNEL) -> Release:
+    """Have a channel show an earlier release, by repeating its row."""
     with tables.lock():
         target = readable(tables, named(tables, name))
         log = history(tables)
-        if log[-1].name == name:
-            return log[-1]
+        before = [release for release in log if release.channel == channel]
+        if before and before[-1].name == name:
+            return before[-1]
+        kind = "rollback" if any(release.name == name for release in before) else "promote"
         event, moment = log[-1].event + 1, _next_moment(log)
-        return _append(tables, replace(target, event=event, kind="rollback", created_at=moment))
+        return _append(
+            tables, replace(target, event=event, kind=kind, channel=channel, created_at=moment)
+        )
 
 
 def readable(tables: Tables, release: Release) -> Release:
@@ -268,29 +286,31 @@ def changes(tables: Tables, since: Release, until: Release) -> Changes:
     )
 
 
-def pinned(tables: Tables, *, keep: int, also: Collection[str] = ()) -> dict[str, set[int]]:
+def pinned(tables: Tables, *, keep: int) -> dict[str, set[int]]:
     """Return the table versions that upkeep must not remove: `Tables.maintain(pinned(…))`.
 
-    Those are the versions of the visible release, of the last `keep` ones, of those named in
-    `also`, and of what the assets last built, from which the next run starts.
+    Those are the versions of what each channel shows, of the last `keep` releases, of those that a
+    consumer has pinned, and of what the assets last built, from which the next run starts.
     """
-    log = history(tables)
+    log, held = history(tables), set(pins(tables).values())
     published = [release for release in log if release.kind == "publish"]
     chosen = published[-keep:] if keep else []
-    chosen += log[-1:] + [release for release in published if release.name in also]
+    chosen += {release.channel: release for release in log}.values()
+    chosen += [release for release in published if release.name in held]
     versions = [release.tables for release in chosen]
     if tables.version("builds") is not None:
         versions += map(json.loads, tables.read("builds", columns=["tables"])["tables"].to_pylist())
     kept: dict[str, set[int]] = {}
-    for pins in versions:
-        for name, version in pins.items():
+    for together in versions:
+        for name, version in together.items():
             kept.setdefault(name, set()).add(version)
     return kept
 
 
 def prove(tables: Tables, draft: Draft) -> None:
     """Refuse a draft whose tables or vectors are not what its description says."""
-    shape = Release(0, "draft", "the draft", "", "", "", datetime.now(UTC), "", **_parts(draft))
+    names = ("draft", CHANNEL, "the draft", "", "", "")
+    shape = Release(0, *names, datetime.now(UTC), "", **_parts(draft))
     if not shape.dims or list(shape.dims) != sorted({*shape.dims} & {*range(1, shape.width + 1)}):
         raise BadVectors(f"dims {list(shape.dims)} must ascend within 1..{shape.width}")
     if shape.default_view not in shape.views:

@@ -4,7 +4,6 @@ It knows how rows are laid out and turns matrices into columns and back. It does
 tables are written, versioned or read.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -13,8 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from matryoshka.prefix import Vectors
+from store import _lookup
 
 ROLES = ("context", "target")
+SEARCH_PREFIX = "search_prefix"  # the column of item_vectors that the search index is on
 
 KEYS = {
     "items": "item_id",
@@ -25,6 +26,7 @@ KEYS = {
     "spaces": "space_id",
     "builds": "asset",
     "releases": "event",
+    "pins": "consumer",
 }
 """The column that identifies a row, for the tables that have one."""
 
@@ -92,6 +94,7 @@ RELEASES = pa.schema(
     [
         required("event", pa.int64()),
         required("kind", pa.string()),
+        pa.field("channel", pa.string()),
         required("release", pa.string()),
         required("space_id", pa.string()),
         required("basis_id", pa.string()),
@@ -101,6 +104,14 @@ RELEASES = pa.schema(
         required("tables", pa.string()),
         required("description", pa.string()),
         required("quality", pa.string()),
+    ]
+)
+
+PINS = pa.schema(
+    [
+        required("consumer", pa.string()),
+        required("release", pa.string()),
+        required("since", pa.timestamp("us", tz="UTC")),
     ]
 )
 
@@ -177,8 +188,9 @@ def item_vectors_table(
 def row_digests(matrices: Sequence[Vectors]) -> NDArray[np.uint64]:
     """Return one 64-bit digest per row over the row's vectors in all matrices."""
     rows = np.ascontiguousarray(np.concatenate(matrices, axis=1, dtype=np.float32))
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, np.uint64)
+    digests = np.empty(len(rows), np.uint64)
+    _lookup.checksums(rows, max(1, rows.strides[0]), np.arange(len(rows)), digests)
+    return digests
 
 
 def vector_key(

@@ -3,29 +3,34 @@
 It knows LanceDB and its traps, and which column identifies a row. It does not know what a release
 is or what the columns mean.
 
-Every write happens under the writer lock, makes one new version and proves, where the table has a
+Every write happens under the writer lock, makes a new version and proves, where the table has a
 key, that no key repeats. A version that no release names is invisible to readers, so a killed
 writer leaves nothing to repair.
 
-A table of an object store has no file lock: there the lock keeps out writers of this machine only,
-and LanceDB's conditional commits, the declared primary key and the proof guard against the rest.
-Run one writer per store; `Tables.lock_scope` tells which of the two holds.
+A folder is locked by a file, an object store by a lease on an object (`store/lease.py`). Should a
+holder of the lease be taken for dead and wake up while it commits, then LanceDB's conditional
+commits, the declared primary key and the proof are what is left to guard.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from store.errors import BadTable, UnknownTable, some
-from store.lock import WriterLock
-from store.paths import cache_folder, local_folder
+from store.errors import BadTable, MissingPart, UnknownTable, some
+from store.forks import use_lance
+from store.lease import object_lock
+from store.lock import file_lock
+from store.objects import folders, open_objects
+from store.paths import local_folder
 from store.schema import KEYS, positions
+from store.upkeep import Upkeep, cover, tend
 
 if TYPE_CHECKING:
     import lance
@@ -34,19 +39,8 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key:position": b"1"}
-KEEP_TAG = "itemnest-keep-"
+BUILT_TOGETHER = {"lancedb": "0.40", "pylance": "13"}
 IN_LIST = 10_000  # values per IN (...) list: the parser takes 0.1 s for twice as many
-
-
-@dataclass(frozen=True, slots=True)
-class Upkeep:
-    """What `maintain` did to one table."""
-
-    version: int
-    fragments_before: int
-    fragments_after: int
-    versions_removed: int
-    bytes_removed: int
 
 
 class Tables:
@@ -68,19 +62,15 @@ class Tables:
         """Travel to another process as an address; a connection stays where it was made."""
         return {name: value for name, value in vars(self).items() if name != "_database"}
 
-    @property
-    def lock_scope(self) -> Literal["store", "machine"]:
-        """Say whom the writer lock keeps out: every writer, or only those of this machine."""
-        return "store" if self.folder else "machine"
-
     def names(self) -> list[str]:
         """Return the names of all tables, sorted."""
-        if self.folder and not self.folder.is_dir():
-            return []
         if self.folder:
             found = self.folder.glob("*.lance/_versions")
             return sorted(path.parent.stem for path in found)
-        return sorted(self._database.list_tables().tables)
+        objects = open_objects(self.uri, self.storage_options)
+        tables = [name for name in folders(objects) if name.endswith(".lance")]
+        # A writer that was killed while it created a table leaves data that nothing names.
+        return sorted(Path(name).stem for name in tables if "_versions" in folders(objects, name))
 
     def version(self, name: str) -> int | None:
         """Return the table's newest version, None when there is no such table."""
@@ -148,6 +138,7 @@ class Tables:
         # REST client of its namespaces). Only writing pays that.
         import lance
 
+        use_lance()
         try:
             return lance.dataset(
                 f"{self.uri}/{name}.lance", version=version, storage_options=self.storage_options
@@ -164,7 +155,8 @@ class Tables:
     def upsert(self, name: str, rows: pa.Table, key: str | None = None) -> int:
         """Insert rows and replace those whose key exists; return the new version.
 
-        A missing table is created. New columns are added as nulls; absent nullable ones are null.
+        A missing table is created. New columns are added as nulls; nullable ones that the rows lack
+        are null, vectors zero.
         """
         key = _key(name, key)
         _refuse_repeats(name, rows[key], key)
@@ -175,12 +167,11 @@ class Tables:
             rows = self._fitted(table, rows)
             if not rows.num_rows:
                 return table.version
-            before = table.version
             # With an index the merge looks for matches in it alone and duplicates whatever a
             # concurrent writer has just added.
             merge = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-            merge.use_index(False).execute(rows)
-            return self._proven(name, table, key, before)
+            mine = merge.use_index(False).execute(rows).version
+            return self._proven(table, key, mine, rows[key])
 
     def insert_new(self, name: str, rows: pa.Table, key: str | None = None) -> int:
         """Insert the rows whose key does not exist yet; return how many those were."""
@@ -190,17 +181,25 @@ class Tables:
             if self.version(name) is None:
                 self._write(name, rows.slice(0, 0), key, mode="create")
             table = self._open(name, key)
-            before = table.version
             merge = table.merge_insert(key).when_not_matched_insert_all().use_index(False)
-            inserted = merge.execute(self._fitted(table, rows)).num_inserted_rows
-            self._proven(name, table, key, before)
-            return inserted
+            rows = self._fitted(table, rows)
+            done = merge.execute(rows)
+            self._proven(table, key, done.version, rows[key])
+            return done.num_inserted_rows
 
     def append(self, name: str, rows: Rows) -> int:
         """Add rows at the end; return the new version. A missing table is created."""
+        rows, key = _whole(rows), KEYS.get(name)
+        if key:
+            _refuse_repeats(name, rows[key], key)
         with self.lock():
-            mode = "create" if self.version(name) is None else "append"
-            return self._write(name, rows, KEYS.get(name), mode=mode)
+            if self.version(name) is None:
+                return self._write(name, rows, key, mode="create")
+            table = self._open(name, key)
+            # Not a merge, which forgets the order of the rows.
+            rows = self._fitted(table, rows)
+            mine = table.add(rows).version
+            return self._proven(table, key, mine, rows[key]) if key else mine
 
     def replace(self, name: str, rows: Rows, key: str | None = None) -> int:
         """Make these rows, in their own schema, the whole table; return the new version.
@@ -223,21 +222,27 @@ class Tables:
         """Return the writer lock: one writer per store, re-entrant in a process.
 
         StoreLocked names the owner when another process still holds it after `lock_wait` seconds.
-        A killed process holds nothing.
+        A killed process holds nothing: at once in a folder, after 20 s in an object store.
+        MissingPart if the installed packages must not write.
         """
-        folder = self.folder or cache_folder(self.uri)
-        return WriterLock(folder / ".lock", what=self.uri, wait=self.lock_wait)
+        refuse_other_lance(metadata.version("lancedb"), metadata.version("pylance"))
+        if self.folder:
+            return file_lock(self.folder / ".lock", what=self.uri, wait=self.lock_wait)
+        return object_lock(self.uri, self.storage_options, wait=self.lock_wait)
 
     def maintain(
         self, keep: Mapping[str, set[int]], *, grace: timedelta = timedelta(hours=1)
     ) -> dict[str, Upkeep]:
-        """Compact every table and remove its old versions, but never one of `keep`.
+        """Compact every table, complete its indices, remove its old versions but those of `keep`.
 
         Versions younger than `grace` stay too, for readers that are about to open them.
         """
         with self.lock():
             names = self.names()
-            return {name: self._maintain(name, keep.get(name, set()), grace) for name in names}
+            return {
+                name: tend(partial(self.dataset, name), keep.get(name, set()), grace)
+                for name in names
+            }
 
     def _scan(
         self,
@@ -251,39 +256,16 @@ class Tables:
         chosen = None if columns is None else list(columns)
         return data.scanner(columns=chosen, filter=where, batch_size=batch_size)
 
-    def _maintain(self, name: str, keep: set[int], grace: timedelta) -> Upkeep:
-        data = self.dataset(name)
-        before = len(data.get_fragments())
-        there = {row["version"] for row in data.versions()}  # a longer `keep` revives nothing
-        kept = {f"{KEEP_TAG}{version}": version for version in keep & there}
-        tagged = {tag for tag in data.tags.list() if tag.startswith(KEEP_TAG)}
-        for tag in kept.keys() - tagged:
-            data.tags.create(tag, kept[tag])
-        for tag in tagged - kept.keys():
-            data.tags.delete(tag)
-        # Not LanceDB's optimize(): it aborts half-way once a tagged version is old enough to go.
-        data.optimize.compact_files()
-        data = self.dataset(name)
-        stats = data.cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False)
-        after = len(data.get_fragments())
-        return Upkeep(data.version, before, after, stats.old_versions, stats.bytes_removed)
-
     def _write(self, name: str, rows: Rows, key: str | None, *, mode: str) -> int:
-        """Create, append to or overwrite a table under the lock; prove its key."""
-        before = None
+        """Create or overwrite a table under the lock; prove its key."""
+        rows = _retyped(name, rows, _declared(rows.schema, key))
         if mode == "create":
-            rows = _retyped(name, rows, _declared(rows.schema, key))
             table = self._table(name, create=rows)
-        elif mode == "append":
-            table = self._open(name, key)
-            before = table.version
-            table.add(self._fitted(table, _whole(rows)))
+            mine = table.version
         else:
             table = self._table(name)
-            before = table.version
-            rows = _retyped(name, rows, _declared(rows.schema, key))
-            table.add(rows, mode="overwrite")
-        return self._proven(name, table, key, before) if key else table.version
+            mine = table.add(rows, mode="overwrite").version
+        return self._proven(table, key, mine) if key else mine
 
     def _fitted(self, table: "LanceTable", rows: pa.Table) -> pa.Table:
         """Return rows in the table's columns and types; add to the table what is new in them."""
@@ -295,7 +277,7 @@ class Tables:
             if field.name in rows.schema.names:
                 columns.append(rows[field.name])
             elif field.nullable:
-                columns.append(pa.nulls(rows.num_rows, field.type))
+                columns.append(_nothing(rows.num_rows, field.type))
             else:
                 raise BadTable(f"{table.name}: rows lack the column {field.name!r}")
         return _cast(table.name, pa.table(columns, names=table.schema.names), table.schema)
@@ -307,22 +289,49 @@ class Tables:
             table.set_unenforced_primary_key(key)
         return table
 
-    def _proven(self, name: str, table: "LanceTable", key: str, before: int | None) -> int:
-        """Return the table's version if no key repeats in it, else take the write back."""
-        version = table.version
-        keys = self.read(name, columns=[key], version=version)[key]
+    def _proven(
+        self,
+        table: "LanceTable",
+        key: str,
+        mine: int,
+        written: pa.ChunkedArray | None = None,
+    ) -> int:
+        """Return the version to read if no key written in commit `mine` repeats, else undo it.
+
+        written: the keys, if they are not all of the table's; the rest was proven by its writer.
+        Of two writers who add a key, the one who commits later sees both rows.
+        """
+        keys = self.read(table.name, columns=[key], version=mine)[key]
+        if written is not None:
+            keys = keys.filter(pc.is_in(keys, value_set=written.combine_chunks()))
         if len(keys.unique()) == len(keys):
-            return version
-        if before is None:
-            self._database.drop_table(name)
-        else:
-            table.restore(before)
+            return cover(partial(self.dataset, table.name)) or mine
+        undone = self._undo(table, mine)
         counts = keys.value_counts().to_pylist()
         repeated = [entry["values"] for entry in counts if entry["counts"] > 1]
-        raise BadTable(
-            f"{name}: {len(repeated)} values of {key!r} would occur more than once "
-            f"({some(repeated)}); the write was taken back"
+        outcome = (
+            "the write was taken back"
+            if undone
+            else "another writer has written since, so the write stands: delete those rows, "
+            "write them again, and run one writer per store"
         )
+        raise BadTable(
+            f"{table.name}: {len(repeated)} values of {key!r} would occur more than once "
+            f"({some(repeated)}); {outcome}"
+        )
+
+    def _undo(self, table: "LanceTable", mine: int) -> bool:
+        """Take commit `mine` back, unless that would take another writer's later one with it."""
+        if self.version(table.name) != mine:
+            return False
+        if mine == 1:
+            self._database.drop_table(table.name)
+            return True
+        table.restore(mine - 1)
+        if table.version == mine + 1:
+            return True
+        table.restore(table.version - 1)  # one has come in between: Lance restores all the same
+        return False
 
     def _table(self, name: str, create: Rows | None = None) -> "LanceTable":
         if create is None:
@@ -336,6 +345,21 @@ class Tables:
         import lancedb  # 2.5 s: see `dataset`
 
         return lancedb.connect(self.uri, storage_options=self.storage_options)
+
+
+def refuse_other_lance(lancedb: str, pylance: str) -> None:
+    """Refuse to write with versions of the two packages that were not built for each other.
+
+    A pylance of another major version writes indices in which this lancedb misses rows.
+    """
+    found = {"lancedb": lancedb, "pylance": pylance}
+    for package, built in BUILT_TOGETHER.items():
+        if not f"{found[package]}.".startswith(f"{built}."):
+            raise MissingPart(
+                f"{package} {found[package]} is installed, and the store writes with {package} "
+                f"{built} alone, lest an index lose rows in silence: "
+                "pip install lancedb==0.40.0 pylance==13.0.0"
+            )
 
 
 def is_in(column: str, values: Sequence[object]) -> str:
@@ -370,6 +394,14 @@ def _declared(schema: pa.Schema, key: str | None) -> pa.Schema:
         return plain
     field = pa.field(key, schema.field(key).type, nullable=False, metadata=PRIMARY_KEY)
     return plain.set(schema.get_field_index(key), field)
+
+
+def _nothing(rows: int, kind: pa.DataType) -> pa.Array:
+    """Return what rows hold in a column that they lack: nulls, or zeros where it is of vectors."""
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.nulls(rows, kind)
+    zero = pa.scalar(0, kind.value_type)  # LanceDB refuses null vectors
+    return pa.FixedSizeListArray.from_arrays(pa.repeat(zero, rows * kind.list_size), type=kind)
 
 
 def _whole(rows: Rows) -> pa.Table:

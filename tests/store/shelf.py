@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -67,9 +69,18 @@ def publish(uri: Path, ids: list[str], seed: int = 0, **changes) -> releases.Rel
     return releases.publish(tables, draft(pins, **changes))
 
 
+IDS_OF_TURNED = [str(number) for number in range(300)]
+
+
 def turned(number: int) -> np.ndarray:
     """The vector of every item, in both roles, in release `number` of `publish_for_ever`."""
     return np.array([np.cos(number), np.sin(number)], np.float32)
+
+
+def publish_turned(store: ItemStore, number: int) -> None:
+    matrix = np.tile(turned(number), (len(IDS_OF_TURNED), 1))
+    release = store.publish_vectors(IDS_OF_TURNED, matrix, context=matrix)
+    assert release.name == f"r{number}"
 
 
 def publish_for_ever(uri: str, channel: Connection) -> None:
@@ -77,10 +88,32 @@ def publish_for_ever(uri: str, channel: Connection) -> None:
     number = len(store.releases())
     while True:
         number += 1
-        matrix = np.tile(turned(number), (300, 1))
-        release = store.publish_vectors(range(300), matrix, context=matrix)
-        assert release.name == f"r{number}"
-        channel.send(release.name)
+        publish_turned(store, number)
+        channel.send(f"r{number}")
+
+
+def work_for_ever(uri: str, channel: Connection) -> None:
+    """All that writes to a store, over and over; says what comes next before it begins."""
+    store = ItemStore.open(uri)
+    tables, number = store.tables, len(store.releases())
+    while True:
+        channel.send("publish")
+        number += 1
+        publish_turned(store, number)
+        channel.send("add")
+        number += 1
+        matrix = np.tile(turned(number), (len(IDS_OF_TURNED), 1))
+        table = item_vectors_table(IDS_OF_TURNED, {"fused_context": matrix, "fused_target": matrix})
+        version = tables.upsert("item_vectors", table)
+        last = store.release
+        parts = {"description": last.description, "tables": last.tables | {"item_vectors": version}}
+        releases.publish(tables, draft(**parts))
+        channel.send("compact")
+        tables.maintain(releases.pinned(tables, keep=2), grace=timedelta(0))
+        channel.send("pack")
+        shutil.rmtree(Path(uri) / "packs", ignore_errors=True)
+        store.refresh()
+        store.get_item_vectors(IDS_OF_TURNED)
 
 
 class Unlocked(Tables):

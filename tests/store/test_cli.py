@@ -146,6 +146,18 @@ def test_rollback_moves_what_is_visible(capsys, tmp_path: Path):
     assert lines(capsys, "releases", *store)[-1]["kind"] == "rollback"
 
 
+def test_a_pin_is_listed_beside_its_release_until_it_is_let_go_of(capsys, tmp_path: Path):
+    publish_shop(tmp_path / "own")
+    store = ["--store", str(tmp_path / "own")]
+
+    pinned = lines(capsys, "pin", "ranker", "--release", "r1", *store)
+    assert pinned == [{"consumer": "ranker", "release": "r1"}]
+    assert [row["pinned_by"] for row in lines(capsys, "releases", *store)] == [["ranker"], []]
+    assert lines(capsys, "unpin", "ranker", *store) == []
+    assert [row["pinned_by"] for row in lines(capsys, "releases", *store)] == [[], []]
+    assert "'ranker' pins no release" in complaint(capsys, "unpin", "ranker", *store)
+
+
 @pytest.mark.parametrize("form", ["npy", "parquet"])
 def test_export_writes_what_the_manifest_says(capsys, shop: Path, tmp_path: Path, form: str):
     target = tmp_path / "new" / "export"

@@ -317,10 +317,12 @@ def test_the_public_names_are_these():
     assert package.__all__ == sorted(package.__all__)
     assert set(package.__all__) == {
         "BadIds",
+        "BadIndex",
         "BadPack",
         "BadTable",
         "BadVectors",
         "Changes",
+        "ForkedProcess",
         "ItemMatrix",
         "ItemStore",
         "ItemnestError",
@@ -333,8 +335,10 @@ def test_the_public_names_are_these():
         "SpaceMismatch",
         "StoreExists",
         "StoreLocked",
+        "UnfitStore",
         "UnknownDim",
         "UnknownIds",
+        "UnknownPin",
         "UnknownRelease",
         "UnknownTable",
         "UnknownView",

@@ -76,7 +76,7 @@ def test_a_rollback_makes_an_old_release_visible_and_the_next_one_gets_a_new_nam
 
 def test_a_moment_is_answered_by_what_was_visible_then(tmp_path: Path):
     first, second = publish(tmp_path, ["a"]), publish(tmp_path, ["b"])
-    back = releases.rollback(Tables(tmp_path), "r1")
+    back = releases.show(Tables(tmp_path), "r1")
     store = ItemStore.open(tmp_path)
     just_before = second.created_at - timedelta(microseconds=1)
     assert store.at(as_of=just_before).release.name == "r1"
@@ -134,13 +134,14 @@ def test_a_retained_release_reads_on_after_upkeep_and_another_says_it_is_gone(tm
     for seed, ids in enumerate((["a"], ["b"], ["c"], ["d"])):
         publish(tmp_path, ids, seed)
     old = ItemStore.open(tmp_path, release="r2")
-    tables.maintain(releases.pinned(tables, keep=1, also=["r2"]), grace=timedelta(0))
+    old.pin("ranker")
+    tables.maintain(releases.pinned(tables, keep=1), grace=timedelta(0))
     assert old.search("b", k=1).num_rows == 0  # the only item, and no answer to itself
     assert old.get_item_vectors(["b"]).shape == (1, 16)
     with pytest.raises(UnknownRelease, match=r"r1 is no longer kept: .* was cleaned up"):
         ItemStore.open(tmp_path, release="r1")
     with pytest.raises(UnknownRelease, match="r3 is no longer kept"):
-        releases.rollback(tables, "r3")
+        releases.show(tables, "r3")
     assert ItemStore.open(tmp_path).release.name == "r4"
 
 

@@ -39,23 +39,24 @@ def test_an_upsert_of_nothing_makes_no_version(tables: Tables):
     assert tables.upsert("items", items([])) == version == tables.version("items")
 
 
-def test_rows_that_repeat_a_key_are_refused(tables: Tables):
+@pytest.mark.parametrize("write", ["upsert", "insert_new", "append"])
+def test_rows_that_repeat_a_key_are_refused(tables: Tables, write: str):
     with pytest.raises(BadTable, match="items: the rows given repeat values of 'item_id'"):
-        tables.upsert("items", items(["a", "b", "a"]))
+        getattr(tables, write)("items", items(["a", "b", "a"]))
     assert tables.version("items") is None
 
 
-@pytest.mark.parametrize("write", ["append", "replace"])
-def test_a_write_that_repeats_a_key_is_taken_back(tables: Tables, write: str):
+@pytest.mark.parametrize(("write", "ids"), [("append", "ca"), ("replace", "caa")])
+def test_a_write_that_repeats_a_key_is_taken_back(tables: Tables, write: str, ids: str):
     tables.upsert("items", items(["a", "b"]))
     with pytest.raises(BadTable, match=r"1 values of 'item_id' .* \('a'\); the write was taken"):
-        getattr(tables, write)("items", items(["c", "a", "a"]))
+        getattr(tables, write)("items", items(list(ids)))
     assert tables.read("items")["item_id"].to_pylist() == ["a", "b"]
 
 
 def test_a_first_write_that_repeats_a_key_leaves_no_table(tables: Tables):
     with pytest.raises(BadTable, match="taken back"):
-        tables.append("items", items(["a", "a"]))
+        tables.replace("items", items(["a", "a"]))
     assert tables.names() == []
 
 
@@ -178,8 +179,3 @@ def test_two_writers_without_a_lock_add_no_key_twice(tmp_path: Path):
 def test_an_address_that_is_no_store_is_refused():
     with pytest.raises(ValueError, match="http://host:8321: a store is a folder or an s3://"):
         Tables("http://host:8321")
-
-
-def test_the_lock_says_whom_it_keeps_out(tables: Tables):
-    assert tables.lock_scope == "store"
-    assert Tables("s3://bucket/store").lock_scope == "machine"
