@@ -56,6 +56,7 @@ class IngestReport:
     rejected: Counter[str]  # rows by reason
     parts: Counter[str]  # "image: truncated" and the like: refused of rows that were kept
     notes: Counter[str]  # what was kept by rule, but not as it stood
+    written: list[str]  # the ids of the items added or changed
     seconds: float
 
     def sentence(self) -> str:
@@ -103,7 +104,7 @@ def ingest_items(
         columns = surveyed.columns.joined(staying)
         intake = Intake(path, columns, known, settings, origin=origin)
         progress = _of_total(progress, surveyed.rows)
-        if _has_columns(tables, columns.fields()):
+        if _has_columns(tables, columns.fields(), gains=origin == ADDED):
             _update(tables, intake, progress)
         else:
             _rewrite(tables, intake, progress)
@@ -169,6 +170,7 @@ def _report(rejects: Rejects, tally: Tally, started: float) -> IngestReport:
         rejected=rows,
         parts=parts,
         notes=+tally.notes,
+        written=tally.written,
         seconds=monotonic() - started,
     )
 
@@ -182,12 +184,16 @@ def _attribute_fields(tables: Tables) -> list[pa.Field]:
     return [column for column in tables.schema("items") if column.name not in fixed]
 
 
-def _has_columns(tables: Tables, fields: list[pa.Field]) -> bool:
-    """Tell whether `items` exists with exactly these attribute columns, in whatever order."""
+def _has_columns(tables: Tables, fields: list[pa.Field], *, gains: bool) -> bool:
+    """Tell whether `items` exists with exactly these attribute columns, in whatever order.
+
+    gains: it may lack some of them, which an upsert adds as nulls.
+    """
     if tables.version("items") is None:
         return False
     there = {column.name: column.type for column in _attribute_fields(tables)}
-    return there == {column.name: column.type for column in fields}
+    wanted = {column.name: column.type for column in fields}
+    return there == wanted or (gains and there.items() <= wanted.items())
 
 
 def _staying_fields(tables: Tables, added: set[str], origin: str) -> list[pa.Field]:
@@ -204,7 +210,7 @@ def _staying_fields(tables: Tables, added: set[str], origin: str) -> list[pa.Fie
 
 def _update(tables: Tables, intake: Intake, progress: Progress) -> None:
     """Upsert the rows that are new or changed."""
-    schema = tables.schema("items")
+    schema = items_schema(intake.columns.fields())
     for batch in intake.batches(schema, progress, unchanged=False):
         tables.upsert("items", pa.Table.from_batches([_with_stored_images(tables, batch)]))
 

@@ -1,15 +1,21 @@
-"""The commands of the `itemnest` program that build a store: init, materialize, add, ui, demo.
+"""The commands of `itemnest` that write a store: init, materialize, add, remove, ui, demo.
 
 `store/cli.py` finds them by entry point. This module imports nothing heavy, since every start of
 the program reads it: Dagster alone takes two seconds.
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from assets.add import Refreshed
 
 SETTINGS = "itemnest.toml"
 
@@ -29,12 +35,16 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     materialize.set_defaults(run=_materialize)
 
     add = subparsers.add_parser(
-        "add", help="add items of a file beside the catalogue's, without retraining"
+        "add", help="add items of a file beside the catalogue's, in seconds and without retraining"
     )
     add.add_argument(
         "file", type=Path, help="items in the catalogue format (.jsonl, .csv, .parquet)"
     )
     add.set_defaults(run=_add)
+
+    remove = subparsers.add_parser("remove", help="delete items that `itemnest add` added")
+    remove.add_argument("ids", nargs="+", metavar="ID", help="ids of added items")
+    remove.set_defaults(run=_remove)
 
     ui = subparsers.add_parser("ui", help="serve the Dagster UI and run the schedule")
     ui.add_argument("--host", default="127.0.0.1")
@@ -48,9 +58,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     demo.add_argument("--folder", type=Path, help="where to build (default: data/<catalogue>)")
     demo.set_defaults(run=_demo)
 
-    for parser in (materialize, add):
+    for parser in (materialize, add, remove):
         parser.add_argument("--json", action="store_true", help="JSON lines even on a terminal")
-    for parser in (materialize, add, ui):
+    for parser in (materialize, add, remove, ui):
         parser.add_argument(
             "--settings", type=Path, default=Path(SETTINGS), help=f"default: ./{SETTINGS}"
         )
@@ -75,12 +85,28 @@ def _materialize(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from assets.run import add
-    from assets.summary import print_run
+    from assets.add import add
+    from assets.settings import load
 
-    outcome = add(_existing(arguments.settings), arguments.file)
-    print_run(outcome, as_json=arguments.json or not sys.stdout.isatty())
-    return 0 if outcome.succeeded else 1
+    _print_refreshed(add(load(_existing(arguments.settings)), arguments.file), arguments)
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from assets.add import remove
+    from assets.settings import load
+
+    _print_refreshed(remove(load(_existing(arguments.settings)), arguments.ids), arguments)
+    return 0
+
+
+def _print_refreshed(done: "Refreshed", arguments: argparse.Namespace) -> None:
+    if arguments.json or not sys.stdout.isatty():
+        print(json.dumps(asdict(done)))
+        return
+    print(f"{done.what}; {done.release} is visible after {done.seconds:.1f} s")
+    for row in done.refused:
+        print(f"  {row['what']}: {row['reason']} ({row['count']})")
 
 
 def _ui(arguments: argparse.Namespace) -> int:

@@ -103,6 +103,7 @@ class Tally:
     removed: int = 0
     unchanged: int = 0
     seen: set[str] = field(default_factory=set)
+    written: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
 
@@ -293,6 +294,7 @@ class Intake:
         if self.known.get(draft.item_id) == now:
             tally.unchanged += 1
             return False
+        tally.written.append(draft.item_id)
         if draft.item_id in self.known:
             tally.changed += 1
         else:

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from assets.settings import Settings
 from encoders.registry import Modality, Tower, tower
+from store import releases
+from store.releases import Release
 from store.schema import BUILDS
 from store.tables import Tables
 
@@ -48,6 +50,11 @@ class Lake:
             modality
         ]
         return None if spec == "none" else tower(spec, modality)
+
+    def shown(self) -> Release | None:
+        """Return what the channel of the settings shows; "production", while it shows nothing."""
+        channel = self.settings.release.channel
+        return releases.current(self.tables, channel) or releases.current(self.tables)
 
     def build(self, asset: str) -> Build | None:
         """Return the asset's last build, or None."""

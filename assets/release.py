@@ -8,21 +8,20 @@ import dagster as dg
 from alignment import evaluate
 from alignment.interactions import leave_last_out
 from assets import checks
-from assets.lake import Lake, digest
-from assets.report import markdown_table, recall_plot, verdict
-from assets.space import (
+from assets.inputs import (
     MODALITIES,
-    VIEWS,
     collaborative_inputs,
-    evidence,
-    load_content,
-    load_sequences,
-    load_space,
+    encoding_inputs,
     makings,
+    quality_inputs,
+    release_inputs,
     space_inputs,
     vectors_inputs,
 )
-from assets.vectors import encoding_inputs
+from assets.lake import Lake
+from assets.report import markdown_table, recall_plot, verdict
+from assets.space import load_sequences
+from assets.stored import VIEWS, evidence, load_content, load_space
 from store import releases
 
 PINNED = ("items", "interactions", "text_vectors", "image_vectors", "collaborative_vectors")
@@ -60,13 +59,8 @@ def quality(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     )
 
 
-def quality_inputs(lake: Lake) -> str:
-    """Digest of what quality is measured on."""
-    return digest(lake.built("item_vectors").inputs, lake.built("interactions").inputs)
-
-
 def _verdicts(lake: Lake, rows: list[dict[str, Any]]) -> dict[str, checks.Verdict]:
-    last = releases.current(lake.tables)
+    last = lake.shown()
     before = last.quality.get("rows") if last else None
     return {
         "beats_popularity": checks.beats_popularity(rows),
@@ -92,15 +86,18 @@ def _measure(lake: Lake) -> dict[str, Any]:
 @dg.asset(deps=["quality"], group_name="release", kinds={"lancedb"}, owners=["team:itemnest"])
 def release(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """One row that makes all tables visible at once; none when nothing changed."""
-    published = [row for row in releases.history(lake.tables) if row.kind == "publish"]
-    inputs = _inputs(lake)
+    channel = lake.settings.release.channel
+    log = [row for row in releases.history(lake.tables) if row.channel == channel]
+    published = [row for row in log if row.kind == "publish"]
+    inputs = release_inputs(lake)
     if published and published[-1].inputs == inputs:  # also after a rollback: it must last
-        current, what = releases.visible(lake.tables), "nothing changed, no new release"
+        current, what = log[-1], "nothing changed, no new release"
     else:
         _refuse_unfit(lake)
-        current = releases.publish(lake.tables, _draft(lake, inputs))
-        lake.tables.maintain(releases.pinned(lake.tables, keep=lake.settings.release.keep))
+        current = releases.publish(lake.tables, _draft(lake, inputs), channel)
         what = f"published {current.name}"
+    # Also where nothing is new: items that were added since have left fragments and versions.
+    lake.tables.maintain(releases.pinned(lake.tables, keep=lake.settings.release.keep))
     return dg.MaterializeResult(
         metadata={
             "what": what,
@@ -112,15 +109,6 @@ def release(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
                 [{"table": t, "version": v} for t, v in current.tables.items()]
             ),
         }
-    )
-
-
-def _inputs(lake: Lake) -> str:
-    """Digest of everything that a release shows."""
-    version = lake.built("interactions").tables["rejected_items"]
-    rejected = lake.tables.read("rejected_items", version=version)
-    return digest(
-        *(lake.built(name).inputs for name in ("item_vectors", "quality", "items")), rejected
     )
 
 
@@ -175,5 +163,9 @@ def _draft(lake: Lake, inputs: str) -> releases.Draft:
             "space": space["description"],
             "cross_version": space["cross_version"],
         },
-        quality={"rows": lake.built("quality").metadata["rows"]},
+        quality={
+            name: value
+            for name, value in lake.built("quality").metadata.items()
+            if name in ("rows", "carried_from")
+        },
     )

@@ -6,7 +6,7 @@ It is the same Dagster job that the UI and the schedule launch, recorded in the 
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,9 +14,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEvent, DagsterEventType
 
-from assets.catalogue import ingest_items
 from assets.definitions import ACCEPT, ASSETS, JOB, definitions
-from assets.lake import Progress, open_lake
 from assets.settings import Settings, load
 from assets.workspace import prepare
 
@@ -70,22 +68,6 @@ def materialize(settings_file: Path, *, accept: Sequence[str] = ()) -> Outcome:
         assets=_in_order(dict(_materialized(result)), seconds),
         failures=list(dict.fromkeys(_failures(result))),
     )
-
-
-def add(settings_file: Path, file: Path) -> Outcome:
-    """Add the items of a file, or change ones added before, then run the graph.
-
-    The released space is kept while it serves. ValueError if no row of the file can be taken.
-    """
-    settings = load(settings_file)
-    with open_lake(settings) as lake:
-        report = ingest_items(lake.tables, settings, Progress(), file=file, origin="added")
-    if not report.kept:
-        reasons = ", ".join(f"{reason} ({n})" for reason, n in report.rejected.most_common())
-        raise ValueError(f"{file}: none of {report.rows} rows can be added: {reasons or 'no rows'}")
-    outcome = materialize(settings_file)
-    added = {"what": report.sentence(), "dagster/row_count": report.kept, "seconds": report.seconds}
-    return replace(outcome, assets={"added": added, **outcome.assets})
 
 
 def _in_order(

@@ -16,6 +16,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from encoders.images import MAX_PIXELS
+from store.releases import CHANNEL
 
 FILE = "itemnest.toml"
 FILE_VARIABLE = "ITEMNEST_SETTINGS"  # names another file
@@ -56,8 +57,9 @@ class Ingest:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """How many releases stay readable."""
+    """Where releases go, and how many stay readable."""
 
+    channel: str = CHANNEL
     keep: int = 10
 
 
@@ -224,6 +226,7 @@ MEANING = {
     "ingest.max_image_pixels": "larger pictures are refused before they are decoded",
     "ingest.max_image_bytes": "larger files are not read",
     "ingest.max_text_chars": "longer texts are cut",
+    "release.channel": "who opens it reads the new releases; others wait for `itemnest promote`",
     "release.keep": "how many releases stay readable",
 }
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -237,5 +240,6 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ingest.max_image_pixels": (_decodable, f"from 1 to {MAX_PIXELS}, what the encoders decode"),
     "ingest.max_image_bytes": (_at_least_one, "at least 1"),
     "ingest.max_text_chars": (_at_least_one, "at least 1"),
+    "release.channel": (bool, "a name"),
     "release.keep": (_at_least_one, "at least 1"),
 }

@@ -1,14 +1,13 @@
 """Assets from behaviour and content to item vectors: factors, the space, and its application.
 
-The arithmetic is alignment's; here ids become rows, tables become arrays, and it is decided whether
+The arithmetic is alignment's and the arrays come from `assets.stored`; here it is decided whether
 the released space is kept (a refresh) or a new one is fitted.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import blake2b
-from importlib.metadata import version
 from typing import Any
 
 import dagster as dg
@@ -16,65 +15,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.evaluate import cross_version
 from alignment.interactions import Sequences, from_log, leave_last_out
-from alignment.space import FORMAT, ItemSpace, Views, choose_recipe, fit
-from alignment.whiten import Content
+from alignment.space import choose_recipe, fit
 from assets import checks
-from assets.lake import Lake, digest
+from assets.inputs import collaborative_inputs, load_ids, space_inputs, vectors_inputs
+from assets.lake import Lake
 from assets.report import markdown_table, verdict
-from encoders.registry import Modality
-from store import releases
+from assets.stored import (
+    StoredSpace,
+    columns,
+    evidence,
+    load_collaborative,
+    load_content,
+    load_space,
+    released_space,
+    vector_rows,
+)
 from store.schema import (
     SPACES,
     collaborative_schema,
-    item_vectors_table,
     matrix,
     vector_array,
     vector_key,
 )
 
-VIEWS: dict[str, list[str]] = {
-    "content": [],
-    "aligned": [],
-    "fused": ["context", "target"],
-    "collaborative": ["context", "target"],
-}
 JUDGES = 3000  # users whose recall says whether a space is kept
 KEPT = 0.95  # of the recall must survive across versions, else the space is a new one
-MODALITIES: tuple[Modality, ...] = ("text", "image")
 PERIODS = ("train", "all")
-UPSTREAM = ("text_vectors", "image_vectors", "collaborative_vectors")
-
-
-def load_ids(lake: Lake) -> pa.Array:
-    """Return the ids of all items, ascending: the row order of every array here."""
-    return lake.read("items", columns=["item_id"])["item_id"].combine_chunks().sort()
-
-
-def load_content(lake: Lake) -> Content:
-    """Return the raw encoder outputs of all items, with a bit per item that has the modality."""
-    ids = load_ids(lake)
-    return Content(*_modality(lake, "text", ids), *_modality(lake, "image", ids))
-
-
-def _modality(lake: Lake, modality: Modality, ids: pa.Array) -> tuple[NDArray, NDArray[np.bool_]]:
-    tower, name = lake.tower(modality), f"{modality}_vectors"
-    if tower is None or name not in lake.built(name).tables:
-        return np.zeros((len(ids), 0), np.float32), np.zeros(len(ids), bool)
-    table = lake.read(name, columns=["item_id", "encoder", "vector"])
-    table = table.filter(pc.equal(table["encoder"], tower.digest))
-    vectors = np.zeros((len(ids), tower.dim), np.float32)
-    rows = pc.index_in(table["item_id"], ids).to_numpy()
-    vectors[rows] = matrix(table["vector"])
-    has = np.zeros(len(ids), bool)
-    has[rows] = True
-    return vectors, has
 
 
 def load_sequences(lake: Lake) -> Sequences:
@@ -124,7 +96,7 @@ def _hashes(ids: pa.Array, salt: int) -> NDArray[np.uint64]:
 )
 def collaborative_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """What users do with items: directed co-visit factors, of the training period and of all."""
-    inputs = digest(lake.built("interactions").inputs, load_ids(lake).to_pylist(), makings(lake))
+    inputs = collaborative_inputs(lake)
     build = lake.unchanged("collaborative_vectors", inputs)
     what = "unchanged" if build else "factorised"
     if build is None:
@@ -173,86 +145,6 @@ def _rows(lake: Lake, period: str, known: Collaborative) -> pa.Table:
     )
 
 
-def load_collaborative(lake: Lake, period: str, *, at: int | None = None) -> Collaborative:
-    """Return the collaborative vectors of a period as they were factorised, in today's rows.
-
-    at: a table version, by default the one last built. An item without a row has support 0.
-    """
-    ids, name = load_ids(lake), "collaborative_vectors"
-    table = lake.tables.read(name, version=at or lake.built(name).tables[name])
-    rows = pc.index_in(table["item_id"], ids)
-    here = pc.and_(pc.equal(table["period"], period), pc.is_valid(rows))
-    table, now = table.filter(here), rows.filter(here).to_numpy()
-    width = table.schema.field("context").type.list_size
-    context, target = (np.zeros((len(ids), width), np.float32) for _ in range(2))
-    context[now], target[now] = matrix(table["context"]), matrix(table["target"])
-    support = np.zeros(len(ids), np.int32)
-    support[now] = table["support"].to_numpy()
-    return Collaborative(context, target, support)
-
-
-def collaborative_inputs(lake: Lake) -> str:
-    """Digest of what collaborative_vectors is built from."""
-    return digest(lake.built("interactions").inputs, load_ids(lake).to_pylist(), makings(lake))
-
-
-def space_inputs(lake: Lake) -> str:
-    """Digest of what item_space is built from."""
-    return digest(*(lake.built(name).inputs for name in UPSTREAM), makings(lake))
-
-
-def vectors_inputs(lake: Lake) -> str:
-    """Digest of what item_vectors is built from."""
-    space_id = lake.built("item_space").metadata["space_id"]
-    return digest(space_id, *(lake.built(name).inputs for name in (*UPSTREAM, "items")))
-
-
-def makings(lake: Lake) -> str:
-    """Digest of what a space is made with besides data: a change of it is a new space."""
-    towers = [tower.digest if (tower := lake.tower(m)) else None for m in MODALITIES]
-    return digest(towers, lake.settings.dims, lake.settings.seed, version("itemnest"), FORMAT)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSpace:
-    """A space and the ids of the items that its anchors were when it was fitted."""
-
-    space_id: str
-    space: ItemSpace
-    anchor_ids: list[str]
-
-    def turned(self, known: Collaborative, ids: pa.Array) -> Collaborative:
-        """Rotate collaborative vectors of today's rows, whose ids these are, into its frame."""
-        rows = np.full(int(self.space.anchors.rows.max(initial=-1)) + 1, -1)
-        now = pc.index_in(pa.array(self.anchor_ids, pa.string()), ids)
-        rows[self.space.anchors.rows] = now.fill_null(-1).to_numpy()
-        return self.space.align(known, rows)
-
-
-def load_space(lake: Lake, space_id: str | None = None) -> StoredSpace:
-    """Return a stored space, by default the one that item_space last settled on."""
-    wanted = space_id or lake.built("item_space").metadata["space_id"]
-    row = lake.tables.take("spaces", "space_id", [wanted]).to_pylist()[0]
-    description = json.loads(row["description"])
-    space = ItemSpace.restore(load_arrays(row["weights"]), description["space"])
-    if space.space_id != wanted:
-        raise RuntimeError(f"the stored space {wanted} does not hold what it was fitted to")
-    return StoredSpace(wanted, space, description["anchor_ids"])
-
-
-def released_space(lake: Lake) -> StoredSpace | None:
-    """Return the visible release's space if a new one would be made of the same things."""
-    release = releases.current(lake.tables)
-    if release is None or release.description.get("makings") != makings(lake):
-        return None
-    return load_space(lake, release.space_id)
-
-
-def evidence(lake: Lake, stored: StoredSpace, period: str) -> Collaborative:
-    """Return the collaborative vectors of a period in the frame of a space."""
-    return stored.turned(load_collaborative(lake, period), load_ids(lake))
-
-
 @dg.asset(
     deps=["text_vectors", "image_vectors", "collaborative_vectors"],
     group_name="space",
@@ -291,7 +183,7 @@ def _kept(lake: Lake) -> tuple[StoredSpace | None, float | None]:
 
     Both sides hold the evidence of their training period only and are judged on validation.
     """
-    release, stored = releases.current(lake.tables), released_space(lake)
+    release, stored = lake.shown(), released_space(lake)
     if release is None or stored is None:
         return None, None
     ids, content = load_ids(lake), load_content(lake)
@@ -382,22 +274,9 @@ def item_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     )
 
 
-def columns() -> list[str]:
-    """Return the columns of item_vectors: one per view and role."""
-    return [f"{view}_{role}" if role else view for view in VIEWS for role in VIEWS[view] or [""]]
-
-
 def _applied(lake: Lake) -> pa.Table:
-    stored, content = load_space(lake), load_content(lake)
-    known = evidence(lake, stored, "all")
-    views: Views = stored.space.views(content, known)
-    return item_vectors_table(
-        load_ids(lake),
-        {name: getattr(views, name) for name in columns()},
-        has_text=content.has_text,
-        has_image=content.has_image,
-        support=known.support,
-    )
+    stored = load_space(lake)
+    return vector_rows(stored, load_ids(lake), load_content(lake), evidence(lake, stored, "all"))
 
 
 def _coverage(rows: pa.Table) -> Mapping[str, Any]:

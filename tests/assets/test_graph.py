@@ -1,6 +1,5 @@
 """The whole graph on a small generated shop: what is released, and what a second run does."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,10 +12,11 @@ from alignment.collaborative import Recipe
 from alignment.interactions import leave_last_out
 from alignment.space import fit
 from assets.lake import open_lake
-from assets.run import Outcome, add, materialize
+from assets.run import Outcome, materialize
 from assets.sample import planted
 from assets.settings import load
-from assets.space import load_collaborative, load_content, load_sequences, load_space
+from assets.space import load_sequences
+from assets.stored import load_collaborative, load_content, load_space
 from store import ItemStore
 from store.tables import Tables
 
@@ -100,22 +100,6 @@ def test_a_second_run_encodes_nothing_and_makes_no_release(copy: Path) -> None:
     assert [release.name for release in ItemStore.open(copy / "store").releases()] == ["r1"]
 
 
-def test_an_added_item_is_released_in_the_same_space_and_survives_the_next_run(copy: Path) -> None:
-    new = copy / "new.jsonl"
-    new.write_text(json.dumps({"item_id": "NEW-1", "title": "Blue ceramic teapot"}) + "\n")
-    before = ItemStore.open(copy / "store").release
-    outcome = add(copy / "itemnest.toml", new)
-    assert outcome.succeeded, outcome.failures
-    assert outcome.assets["text_vectors"]["encoded"] == 1
-    store = ItemStore.open(copy / "store")
-    assert store.release.space_id == before.space_id
-    assert store.release.refresh_id != before.refresh_id
-    assert store.get_item_vectors(["NEW-1"], dim=64).shape == (1, 64)
-    assert store.changes(since="r1").added == ["NEW-1"]
-    materialize(copy / "itemnest.toml")
-    assert ItemStore.open(copy / "store").lookup(["NEW-1"], dim=32).found.all()
-
-
 def test_the_same_inputs_give_the_same_space_and_the_same_vectors(
     shop: Path, tmp_path: Path
 ) -> None:
@@ -153,15 +137,6 @@ def test_the_stored_space_makes_the_vectors_that_its_recall_was_chosen_on(shop: 
     np.testing.assert_array_equal(mine.fused_target, theirs.fused_target)
 
 
-def test_a_rollback_outlives_the_next_run_over_an_unchanged_catalogue(copy: Path) -> None:
-    extra = copy / "extra.jsonl"
-    extra.write_text(json.dumps({"item_id": "X-1", "title": "Green wool lamp"}) + "\n")
-    assert add(copy / "itemnest.toml", extra).succeeded
-    ItemStore.open(copy / "store").rollback("r1")
-    assert materialize(copy / "itemnest.toml").succeeded
-    assert ItemStore.open(copy / "store").release.name == "r1"
-
-
 def test_a_catalogue_that_was_meant_to_shrink_is_released_when_the_run_accepts_it(
     copy: Path,
 ) -> None:
@@ -187,14 +162,6 @@ def test_a_run_beside_another_says_who_holds_the_store(copy: Path) -> None:
             holder.kill()
     assert not outcome.succeeded
     assert str(holder.pid) in " ".join(outcome.failures)
-
-
-def test_files_of_which_nothing_can_be_added_are_refused_with_the_reason(copy: Path) -> None:
-    known = Tables(copy / "store").read("items", columns=["item_id"])["item_id"][0].as_py()
-    file = copy / "known.jsonl"
-    file.write_text(json.dumps({"item_id": known, "title": "x"}) + "\n")
-    with pytest.raises(ValueError, match="in_catalogue"):
-        add(copy / "itemnest.toml", file)
 
 
 def test_text_and_picture_queries_find_what_they_describe(shop: Path) -> None:

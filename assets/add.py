@@ -1,0 +1,249 @@
+"""Items added and removed without the graph: the released space applied to them alone.
+
+It starts from what the visible release shows, whatever a killed run or a rollback has left behind,
+and ends in a refresh of the same space. Where the graph's last builds are what is visible, what is
+done here is recorded among them, so that the next run finds it done.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from alignment.whiten import Content
+from assets.catalogue import ingest_items
+from assets.encode import encode_missing
+from assets.inputs import (
+    MODALITIES,
+    collaborative_inputs,
+    encoding_inputs,
+    item_hashes,
+    makings,
+    quality_inputs,
+    release_inputs,
+    space_inputs,
+    vectors_inputs,
+    wanted,
+)
+from assets.intake import ADDED, STORED
+from assets.lake import Lake, digest, open_lake
+from assets.settings import Settings
+from assets.stored import Encoded, encoded, evidence_of, load_space, vector_rows
+from encoders.registry import Modality
+from store import UnknownIds, releases
+from store.errors import some
+from store.releases import Draft, Release
+
+CACHES = tuple(f"{modality}_vectors" for modality in MODALITIES)
+TRUTH = {  # tables that must be as they were released, and the columns that tell
+    "items": STORED,
+    "rejected_items": None,
+    "item_vectors": ["item_id", "support", "digest"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What became of items that were added or removed: `release` is the one that shows it."""
+
+    release: str
+    what: str
+    items: int
+    encoded: dict[str, int]
+    refused: list[dict[str, Any]]
+    seconds: float
+
+
+def add(settings: Settings, file: Path) -> Refreshed:
+    """Add the items of a file, or change ones added before, and release them in the same space.
+
+    ValueError if no row of the file can be taken, or if a space of other makings is released.
+    """
+    started = monotonic()
+    with open_lake(settings) as lake:
+        base = _begun(lake)
+        report = ingest_items(lake.tables, settings, lake.progress, file=file, origin=ADDED)
+        if not report.kept:
+            reasons = ", ".join(f"{reason} ({n})" for reason, n in report.rejected.most_common())
+            raise ValueError(
+                f"{file}: none of {report.rows} rows can be added: {reasons or 'no rows'}"
+            )
+        release, encodings = base, _nothing_encoded()
+        if report.written:
+            rows, encodings = _vectors(lake, base, pa.array(sorted(report.written)))
+            lake.tables.upsert("item_vectors", rows)
+            release = _published(lake, base)
+    return Refreshed(
+        release=release.name,
+        what=report.sentence(),
+        items=len(report.written),
+        encoded=encodings,
+        refused=[row for row in report.refusals() if row["what"] != "note"],
+        seconds=monotonic() - started,
+    )
+
+
+def remove(settings: Settings, ids: Sequence[str]) -> Refreshed:
+    """Delete items that were added, and release what is left in the same space.
+
+    UnknownIds if the release lacks one, ValueError if the catalogue has one: nothing is deleted.
+    """
+    started = monotonic()
+    ids = list(dict.fromkeys(ids))
+    with open_lake(settings) as lake:
+        base = _begun(lake)
+        _refuse_foreign(lake, base, ids)
+        for name in ("items", *CACHES, "item_vectors"):
+            if name in base.tables:
+                lake.tables.delete(name, "item_id", ids)
+        release = _published(lake, base)
+    return Refreshed(
+        release=release.name,
+        what=f"{len(ids):,} removed",
+        items=len(ids),
+        encoded=_nothing_encoded(),
+        refused=[],
+        seconds=monotonic() - started,
+    )
+
+
+def _nothing_encoded() -> dict[str, int]:
+    return dict.fromkeys(MODALITIES, 0)
+
+
+def _refuse_foreign(lake: Lake, base: Release, ids: Sequence[str]) -> None:
+    found = lake.tables.take("items", "item_id", ids, columns=["item_id", "origin"])
+    unknown = set(ids) - set(found["item_id"].to_pylist())
+    if unknown:
+        raise UnknownIds(
+            f"{len(unknown)} of {len(ids)} ids are not in {base.name}: {some(unknown)}"
+        )
+    theirs = found.filter(pc.not_equal(found["origin"], ADDED))["item_id"].to_pylist()
+    if theirs:
+        raise ValueError(
+            f"{len(theirs)} of {len(ids)} items are the catalogue's: {some(theirs)}; take them "
+            "out of its items file, and the next `itemnest materialize` deletes them"
+        )
+
+
+def _begun(lake: Lake) -> Release:
+    """Return the visible release, once the newest version of every table is what it shows."""
+    base = lake.shown() or releases.visible(lake.tables)
+    if base.description.get("makings") != makings(lake):
+        raise ValueError(
+            f"{base.name} was not made with the encoders, dims and seed of these settings and "
+            "this version of Itemnest: `itemnest materialize` first, then add"
+        )
+    for name, columns in TRUTH.items():
+        _put_back(lake, name, base.tables[name], columns)
+    for name in CACHES:
+        if name in base.tables:
+            _complete(lake, name, base.tables[name])
+    return base
+
+
+def _put_back(lake: Lake, name: str, version: int, columns: list[str] | None) -> None:
+    """Make a released version the newest one, unless that has the same rows (compacted, say)."""
+    tables = lake.tables
+    if tables.version(name) == version:
+        return
+    released = tables.read(name, columns=columns, version=version)
+    if tables.schema(name).names != tables.schema(name, version=version).names or (
+        not tables.read(name, columns=columns).equals(released)
+    ):
+        tables.dataset(name, version=version).restore()
+
+
+def _complete(lake: Lake, name: str, version: int) -> None:
+    """Let the newest version of a cache hold what the release's does; later vectors stay."""
+    tables = lake.tables
+    if tables.version(name) == version:
+        return
+    if tables.schema(name) != tables.schema(name, version=version):  # of another width
+        tables.dataset(name, version=version).restore()
+        return
+    released = tables.read(name, columns=["key"], version=version)["key"]
+    have = tables.read(name, columns=["key"])["key"]
+    lost = released.filter(pc.invert(pc.is_in(released, have))).to_pylist()
+    if lost:
+        tables.insert_new(name, tables.take(name, "key", lost, version=version))
+
+
+def _vectors(lake: Lake, base: Release, ids: pa.Array) -> tuple[pa.Table, dict[str, int]]:
+    """Return the rows of `item_vectors` of the newest items of these ids, and what was encoded."""
+    found = {modality: _encoded(lake, modality, ids) for modality in MODALITIES}
+    stored = load_space(lake, base.space_id)
+    known = evidence_of(lake, stored, ids, at=base.tables["collaborative_vectors"])
+    content = Content(*found["text"][0], *found["image"][0])
+    return vector_rows(stored, ids, content, known), {m: found[m][1] for m in MODALITIES}
+
+
+def _encoded(lake: Lake, modality: Modality, ids: pa.Array) -> tuple[Encoded, int]:
+    """Return the raw vectors of items, and how many of them the cache did not have."""
+    tower, name, tables = lake.tower(modality), f"{modality}_vectors", lake.tables
+    if tower is None:
+        return encoded(None, ids, 0), 0
+    version = tables.dataset("items").version
+    columns = ["item_id", f"{modality}_hash"]
+    rows = wanted(
+        tables.take("items", "item_id", ids.to_pylist(), columns=columns), modality, tower
+    )
+    keys = rows["key"].to_pylist()
+    have = tables.take(name, "key", keys, columns=["key"])["key"]
+    missing = rows.filter(pc.invert(pc.is_in(rows["key"], have)))
+    encode_missing(lake, modality, tower, missing, items=version)
+    table = tables.take(name, "key", keys, columns=["item_id", "vector"])
+    return encoded(table, ids, tower.dim), len(missing)
+
+
+def _published(lake: Lake, base: Release) -> Release:
+    """Publish the newest versions of what is written here beside all else that the base shows."""
+    written = lake.versions(*(name for name in (*TRUTH, *CACHES) if name in base.tables))
+    carried = base.quality.get("carried_from", base.name)
+    if release_inputs(lake) == base.inputs:
+        _record(lake, carried)
+        inputs, refresh = release_inputs(lake), lake.built("item_vectors").inputs
+    else:  # the graph has built something else since, which its next run publishes
+        inputs = refresh = digest(base.inputs, written)
+    draft = Draft(
+        space_id=base.space_id,
+        basis_id=base.basis_id,
+        refresh_id=refresh,
+        inputs=inputs,
+        tables={**base.tables, **written},
+        description=base.description,
+        # How it is searched is measured anew, on its own vectors.
+        quality={k: v for k, v in base.quality.items() if k != "search"}
+        | {"carried_from": carried},
+    )
+    return releases.publish(lake.tables, draft, lake.settings.release.channel)
+
+
+def _record(lake: Lake, carried: str) -> None:
+    """Record the newest tables as the graph's builds, with the evidence that there was.
+
+    Events of these items are in the catalogue's log, which the graph reads anew at every run.
+    """
+    hashes = item_hashes(lake.tables)
+    rejected = lake.versions("rejected_items")
+    lake.record("items", digest(hashes), rejected | lake.versions("items"), {"rows": len(hashes)})
+    log = lake.built("interactions")
+    lake.record("interactions", log.inputs, log.tables | rejected, log.metadata)
+    for modality in MODALITIES:
+        name = f"{modality}_vectors"
+        counted = {"rows": lake.tables.count("items", where=f"{modality}_hash IS NOT NULL")}
+        _rerecord(lake, name, encoding_inputs(lake, modality), counted)
+    _rerecord(lake, "collaborative_vectors", collaborative_inputs(lake))
+    _rerecord(lake, "item_space", space_inputs(lake))
+    _rerecord(lake, "item_vectors", vectors_inputs(lake), {"rows": len(hashes)})
+    _rerecord(lake, "quality", quality_inputs(lake), {"carried_from": carried})
+
+
+def _rerecord(lake: Lake, asset: str, inputs: str, news: Mapping[str, Any] | None = None) -> None:
+    build = lake.built(asset)
+    tables = lake.versions(*build.tables) if asset in (*CACHES, "item_vectors") else build.tables
+    lake.record(asset, inputs, tables, {**build.metadata, **(news or {})})

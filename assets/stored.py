@@ -1,0 +1,152 @@
+"""What the store holds of items, behaviour and spaces, as arrays in today's row order.
+
+Ids become rows and tables become arrays here. It reads; what is computed from the arrays, and what
+becomes of it, is decided in the modules that call it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_arrays
+
+from alignment.collaborative import Collaborative
+from alignment.space import ItemSpace
+from alignment.whiten import Content
+from assets.inputs import load_ids, makings
+from assets.lake import Lake
+from encoders.registry import Modality
+from matryoshka.prefix import Vectors
+from store.schema import item_vectors_table, matrix, positions, vector_key
+
+Encoded: TypeAlias = tuple[Vectors, NDArray[np.bool_]]
+VIEWS: dict[str, list[str]] = {
+    "content": [],
+    "aligned": [],
+    "fused": ["context", "target"],
+    "collaborative": ["context", "target"],
+}
+
+
+def columns() -> list[str]:
+    """Return the columns of item_vectors: one per view and role."""
+    return [f"{view}_{role}" if role else view for view in VIEWS for role in VIEWS[view] or [""]]
+
+
+def load_content(lake: Lake) -> Content:
+    """Return the raw encoder outputs of all items, with a bit per item that has the modality."""
+    ids = load_ids(lake)
+    return Content(*_modality(lake, "text", ids), *_modality(lake, "image", ids))
+
+
+def _modality(lake: Lake, modality: Modality, ids: pa.Array) -> Encoded:
+    tower, name = lake.tower(modality), f"{modality}_vectors"
+    if tower is None or name not in lake.built(name).tables:
+        return encoded(None, ids, 0)
+    table = lake.read(name, columns=["item_id", "encoder", "vector"])
+    return encoded(table.filter(pc.equal(table["encoder"], tower.digest)), ids, tower.dim)
+
+
+def encoded(table: pa.Table | None, ids: pa.Array, dim: int) -> Encoded:
+    """Return rows of one encoder's output as float32 [n, dim] for ids [n], and who has one.
+
+    An item without a row has zeros; None has no rows.
+    """
+    vectors, has = np.zeros((len(ids), dim), np.float32), np.zeros(len(ids), bool)
+    if table is not None:
+        rows = pc.index_in(table["item_id"], ids).to_numpy()
+        vectors[rows], has[rows] = matrix(table["vector"]), True
+    return vectors, has
+
+
+def load_collaborative(lake: Lake, period: str, *, at: int | None = None) -> Collaborative:
+    """Return the collaborative vectors of a period as they were factorised, in today's rows.
+
+    at: a table version, by default the one last built. An item without a row has support 0.
+    """
+    ids, name = load_ids(lake), "collaborative_vectors"
+    table = lake.tables.read(name, version=at or lake.built(name).tables[name])
+    return _collaborative(table.filter(pc.equal(table["period"], period)), ids)
+
+
+def _collaborative(table: pa.Table, ids: pa.Array) -> Collaborative:
+    rows = pc.index_in(table["item_id"], ids)
+    here = pc.is_valid(rows)
+    table, now = table.filter(here), rows.filter(here).to_numpy()
+    width = table.schema.field("context").type.list_size
+    context, target = (np.zeros((len(ids), width), np.float32) for _ in range(2))
+    context[now], target[now] = matrix(table["context"]), matrix(table["target"])
+    support = np.zeros(len(ids), np.int32)
+    support[now] = table["support"].to_numpy()
+    return Collaborative(context, target, support)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSpace:
+    """A space and the ids of the items that its anchors were when it was fitted."""
+
+    space_id: str
+    space: ItemSpace
+    anchor_ids: list[str]
+
+    def turned(self, known: Collaborative, ids: pa.Array) -> Collaborative:
+        """Rotate collaborative vectors of today's rows, whose ids these are, into its frame."""
+        rows = np.full(int(self.space.anchors.rows.max(initial=-1)) + 1, -1)
+        now = pc.index_in(pa.array(self.anchor_ids, pa.string()), ids)
+        rows[self.space.anchors.rows] = now.fill_null(-1).to_numpy()
+        return self.space.align(known, rows)
+
+
+def load_space(lake: Lake, space_id: str | None = None) -> StoredSpace:
+    """Return a stored space, by default the one that item_space last settled on."""
+    wanted = space_id or lake.built("item_space").metadata["space_id"]
+    row = lake.tables.take("spaces", "space_id", [wanted]).to_pylist()[0]
+    description = json.loads(row["description"])
+    space = ItemSpace.restore(load_arrays(row["weights"]), description["space"])
+    if space.space_id != wanted:
+        raise RuntimeError(f"the stored space {wanted} does not hold what it was fitted to")
+    return StoredSpace(wanted, space, description["anchor_ids"])
+
+
+def released_space(lake: Lake) -> StoredSpace | None:
+    """Return the visible release's space if a new one would be made of the same things."""
+    release = lake.shown()
+    if release is None or release.description.get("makings") != makings(lake):
+        return None
+    return load_space(lake, release.space_id)
+
+
+def evidence(lake: Lake, stored: StoredSpace, period: str) -> Collaborative:
+    """Return the collaborative vectors of a period in the frame of a space."""
+    return stored.turned(load_collaborative(lake, period), load_ids(lake))
+
+
+def evidence_of(lake: Lake, stored: StoredSpace, ids: pa.Array, *, at: int) -> Collaborative:
+    """Return the evidence of the whole log about some items, in the frame of a space.
+
+    at: the version of the collaborative vectors. The anchors are read beside the items, no others.
+    """
+    everyone = pa.array(dict.fromkeys([*stored.anchor_ids, *ids.to_pylist()]), pa.string())
+    keys = vector_key(everyone, "all").to_pylist()
+    table = lake.tables.take("collaborative_vectors", "key", keys, version=at)
+    known = stored.turned(_collaborative(table, everyone), everyone)
+    rows = positions(ids, everyone).to_numpy()
+    return Collaborative(known.context[rows], known.target[rows], known.support[rows])
+
+
+def vector_rows(
+    stored: StoredSpace, ids: pa.Array, content: Content, known: Collaborative
+) -> pa.Table:
+    """Apply a space: return the rows of `item_vectors` of these items, in this order."""
+    views = stored.space.views(content, known)
+    return item_vectors_table(
+        ids,
+        {name: getattr(views, name) for name in columns()},
+        has_text=content.has_text,
+        has_image=content.has_image,
+        support=known.support,
+    )
