@@ -21,6 +21,8 @@ class Compile(BuildHookInterface):
             py_limited_api=True,
             extra_compile_args=["-O3"],
         )
+        for stale in Path(self.root, "store").glob("_lookup*.so"):
+            stale.unlink()
         package = Distribution({"name": "itemnest", "ext_modules": [source]})
         build = package.get_command_obj("build_ext")
         build.inplace = True

@@ -25,26 +25,47 @@
 enum { GROUP = 32, LINE = 64, AHEAD = 6, TRIES = 65536 };
 static const uint64_t ODD1 = 0x9E3779B97F4A7C15u, ODD2 = 0xD6E8FEB86659FD93u;
 
-/* ---- hashing: every step maps the state one to one, so ids of one length that differ in a
- * single word never collide; those that do are found when the index is built. */
+/* ---- ids: SipHash-1-3 (Aumasson, Bernstein: SipHash, a fast short-input PRF, 2012), keyed at
+ * random for every index, so that nobody can choose ids that collide. */
 
-static uint64_t step(uint64_t state, uint64_t word)
+typedef struct {
+    uint64_t first, second;
+} Key;
+
+static uint64_t rotated(uint64_t word, int bits)
 {
-    state = (state ^ word) * ODD1;
-    return state ^ (state >> 32);
+    return word << bits | word >> (64 - bits);
 }
 
-static uint64_t hash_bytes(const char *bytes, size_t size, uint64_t seed)
+static void sip_round(uint64_t v[4])
 {
-    uint64_t state = step(seed, size), word;
+    v[0] += v[1], v[1] = rotated(v[1], 13) ^ v[0], v[0] = rotated(v[0], 32);
+    v[2] += v[3], v[3] = rotated(v[3], 16) ^ v[2];
+    v[0] += v[3], v[3] = rotated(v[3], 21) ^ v[0];
+    v[2] += v[1], v[1] = rotated(v[1], 17) ^ v[2], v[2] = rotated(v[2], 32);
+}
+
+static uint64_t hash_bytes(const char *bytes, size_t size, Key key)
+{
+    uint64_t v[4] = {key.first ^ 0x736f6d6570736575u, key.second ^ 0x646f72616e646f6du,
+                     key.first ^ 0x6c7967656e657261u, key.second ^ 0x7465646279746573u};
+    uint64_t word, last = (uint64_t)size << 56;
     for (; size >= 8; bytes += 8, size -= 8) {
         memcpy(&word, bytes, 8);
-        state = step(state, word);
+        v[3] ^= word;
+        sip_round(v);
+        v[0] ^= word;
     }
     word = 0;
     memcpy(&word, bytes, size);
-    state = step(state, word) * ODD2;
-    return state ^ (state >> 32);
+    last |= word;
+    v[3] ^= last;
+    sip_round(v);
+    v[0] ^= last;
+    v[2] ^= 0xff;
+    for (int i = 0; i < 3; i++)
+        sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
 /* The bucket is the hash's upper bits; its displacement sends each of its ids to a slot of its own. */
@@ -59,6 +80,21 @@ static size_t slot_of(uint64_t hash, uint64_t displacement, uint64_t slots)
 static int view(PyObject *object, Py_buffer *buffer, int flags)
 {
     return PyObject_GetBuffer(object, buffer, flags | PyBUF_C_CONTIGUOUS);
+}
+
+/* Reads a key of 16 bytes. */
+static int key_of(PyObject *object, Key *key)
+{
+    Py_buffer bytes;
+    if (view(object, &bytes, 0) < 0)
+        return 0;
+    int good = bytes.len == sizeof *key;
+    if (good)
+        memcpy(key, bytes.buf, sizeof *key);
+    else
+        PyErr_SetString(PyExc_ValueError, "a key has 16 bytes");
+    PyBuffer_Release(&bytes);
+    return good;
 }
 
 static int wants(const char *name, Py_ssize_t given, Py_ssize_t wanted)
@@ -86,15 +122,13 @@ static int views(PyObject *const *arguments, Py_buffer *buffers, int count, int 
     return 1;
 }
 
-/* ---- hash_ids(offsets int32 [n + 1], data, seed, out uint64 [n]) */
+/* ---- hash_ids(offsets int32 [n + 1], data, key, out uint64 [n]) */
 
 static PyObject *hash_ids(PyObject *self, PyObject *const *arguments, Py_ssize_t given)
 {
     Py_buffer parts[3];
-    if (!wants("hash_ids", given, 4))
-        return NULL;
-    uint64_t seed = PyLong_AsUnsignedLongLong(arguments[2]);
-    if (PyErr_Occurred())
+    Key key;
+    if (!wants("hash_ids", given, 4) || !key_of(arguments[2], &key))
         return NULL;
     PyObject *const arrays[] = {arguments[0], arguments[1], arguments[3]};
     if (!views(arrays, parts, 3, 1))
@@ -109,7 +143,7 @@ static PyObject *hash_ids(PyObject *self, PyObject *const *arguments, Py_ssize_t
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < n; i++)
             out[i] = hash_bytes((const char *)parts[1].buf + offsets[i],
-                                (size_t)(offsets[i + 1] - offsets[i]), seed);
+                                (size_t)(offsets[i + 1] - offsets[i]), key);
         Py_END_ALLOW_THREADS
     }
     release(parts, 3);
@@ -216,26 +250,46 @@ static PyObject *place(PyObject *self, PyObject *const *arguments, Py_ssize_t gi
     return NULL;
 }
 
-/* ---- find(ids list, seed, displacements, slots, rows int64 [n]) -> how many were not found
+/* ---- find(ids list, key, displacements, slots, rows int64 [n]) -> how many were not found
  *
  * -1 when one of the ids is no string. Text that UTF-8 cannot write is not found: its row is 0. */
 
-static int find_group(PyObject *ids, Py_ssize_t start, Py_ssize_t count, uint64_t seed,
-                       const Plan *plan, int64_t *rows)
+enum { FOUND = 1, NO_STRING = 0, FAILED = -1 };
+
+/* Hashes one id. A reference is held meanwhile: an error of the codec may run finalizers. */
+static int hash_id(PyObject *ids, Py_ssize_t at, Key key, uint64_t *hash, int *is_text)
+{
+    PyObject *id = PyList_GetItem(ids, at); /* NULL: a finalizer has shortened the list */
+    if (id == NULL)
+        return FAILED;
+    if (!PyUnicode_Check(id))
+        return NO_STRING;
+    Py_ssize_t size = 0;
+    Py_INCREF(id);
+    const char *text = PyUnicode_AsUTF8AndSize(id, &size);
+    *is_text = text != NULL;
+    if (text != NULL)
+        *hash = hash_bytes(text, (size_t)size, key);
+    Py_DECREF(id);
+    if (text != NULL)
+        return FOUND;
+    *hash = 0;
+    if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+        return FAILED;
+    PyErr_Clear();
+    return FOUND;
+}
+
+static int find_group(PyObject *ids, Py_ssize_t start, Py_ssize_t count, Key key,
+                      const Plan *plan, int64_t *rows)
 {
     uint64_t hashes[GROUP];
     const uint64_t *slots[GROUP];
     int is_text[GROUP];
     for (Py_ssize_t i = 0; i < count; i++) {
-        Py_ssize_t size = 0;
-        PyObject *id = PyList_GetItem(ids, start + i);
-        if (!PyUnicode_Check(id))
-            return 0;
-        const char *text = PyUnicode_AsUTF8AndSize(id, &size);
-        is_text[i] = text != NULL;
-        if (text == NULL)
-            PyErr_Clear();
-        hashes[i] = hash_bytes(text ? text : "", (size_t)size, seed);
+        int found = hash_id(ids, start + i, key, &hashes[i], &is_text[i]);
+        if (found != FOUND)
+            return found;
         PREFETCH(plan->displacements + (hashes[i] >> plan->shift));
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -245,16 +299,15 @@ static int find_group(PyObject *ids, Py_ssize_t start, Py_ssize_t count, uint64_
     }
     for (Py_ssize_t i = 0; i < count; i++)
         rows[start + i] = is_text[i] && slots[i][0] == hashes[i] ? (int64_t)slots[i][1] : 0;
-    return 1;
+    return FOUND;
 }
 
 static PyObject *find(PyObject *self, PyObject *const *arguments, Py_ssize_t given)
 {
     Py_buffer parts[3];
-    if (!wants("find", given, 5))
-        return NULL;
-    uint64_t seed = PyLong_AsUnsignedLongLong(arguments[1]);
-    if (PyErr_Occurred() || !views(arguments + 2, parts, 3, 1))
+    Key key;
+    if (!wants("find", given, 5) || !key_of(arguments[1], &key) ||
+        !views(arguments + 2, parts, 3, 1))
         return NULL;
     PyObject *ids = arguments[0];
     int64_t *rows = parts[2].buf;
@@ -271,12 +324,13 @@ static PyObject *find(PyObject *self, PyObject *const *arguments, Py_ssize_t giv
     for (Py_ssize_t start = 0; start < n; start += GROUP) {
         Py_ssize_t end = start + GROUP < n ? start + GROUP : n;
         Py_ssize_t next = end + GROUP < n ? end + GROUP : n;
-        for (Py_ssize_t i = end; i < next; i++) { /* the ids of the next group */
+        for (Py_ssize_t i = end; i < next && PyList_Size(ids) == n; i++) { /* the next group */
             const char *id = (const char *)PyList_GetItem(ids, i);
             PREFETCH(id);
             PREFETCH(id + LINE);
         }
-        if (!find_group(ids, start, end - start, seed, &plan, rows)) {
+        int found = find_group(ids, start, end - start, key, &plan, rows);
+        if (found != FOUND) {
             missing = -1;
             break;
         }
@@ -284,7 +338,7 @@ static PyObject *find(PyObject *self, PyObject *const *arguments, Py_ssize_t giv
             missing += rows[i] == 0;
     }
     release(parts, 3);
-    return PyLong_FromSsize_t(missing);
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(missing);
 }
 
 /* ---- gather(vectors [n, row_bytes], row_bytes, rows int64 [m], out [m, row_bytes], seen, shift)
@@ -345,21 +399,30 @@ static PyObject *gather(PyObject *self, PyObject *const *arguments, Py_ssize_t g
 
 /* ---- checksums(data, block_bytes, blocks int64 [m], out uint64 [m])
  *
- * The checksum of every listed block; the last block of the data may be shorter. Four chains side
- * by side, each step one to one: whatever changes within one 8-byte word changes the checksum. */
+ * The checksum of every listed block; the last block of the data may be shorter. Eight chains side
+ * by side, each step one to one: whatever changes within one 8-byte word changes the checksum. The
+ * step is the finalizer of MurmurHash3 (Appleby), which lets no pattern of bits cancel another. */
+
+static uint64_t step(uint64_t state, uint64_t word)
+{
+    state ^= word;
+    state = (state ^ state >> 33) * 0xff51afd7ed558ccdu;
+    state = (state ^ state >> 33) * 0xc4ceb9fe1a85ec53u;
+    return state ^ state >> 33;
+}
 
 static uint64_t checksum(const char *bytes, size_t size)
 {
-    uint64_t chains[4] = {1, 2, 3, 4}, words[4], sum;
+    uint64_t chains[8] = {1, 2, 3, 4, 5, 6, 7, 8}, words[8], sum;
     sum = step(0, size);
-    for (; size >= 32; bytes += 32, size -= 32) {
-        memcpy(words, bytes, 32);
-        for (int i = 0; i < 4; i++)
+    for (; size >= 64; bytes += 64, size -= 64) {
+        memcpy(words, bytes, 64);
+        for (int i = 0; i < 8; i++)
             chains[i] = step(chains[i], words[i]);
     }
-    memset(words, 0, 32);
+    memset(words, 0, 64);
     memcpy(words, bytes, size);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 8; i++)
         sum = step(sum, step(chains[i], words[i]));
     return sum;
 }

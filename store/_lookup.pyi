@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-def hash_ids(offsets: Any, data: Any, seed: int, out: NDArray[np.uint64], /) -> None:
+def hash_ids(offsets: Any, data: Any, key: bytes, out: NDArray[np.uint64], /) -> None:
     """Write the hash of every string of an Arrow string array."""
 
 def place(
@@ -15,7 +15,7 @@ def place(
 
 def find(
     ids: list[Any],
-    seed: int,
+    key: bytes,
     displacements: NDArray[np.uint16],
     slots: NDArray[np.uint64],
     rows: NDArray[np.int64],

@@ -15,6 +15,8 @@ from store.errors import ForkedProcess
 from store.releases import Release
 from store.tables import Tables
 
+PATIENCE = 900.0  # seconds; a pack of 100 million items takes some minutes
+
 
 def build(tables: Tables, release: Release, file: str) -> None:
     """Build a file of a release's pack; ForkedProcess with the reason if that fails."""
@@ -36,6 +38,7 @@ def _ask(tables: Tables, question: dict[str, Any]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": modules},
+        timeout=PATIENCE,
         check=False,
     )
     if done.returncode:

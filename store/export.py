@@ -201,5 +201,10 @@ def _swap(draft: Path, target: Path) -> None:
     old = draft.with_suffix(".old")
     if _manifest(target) is not None:
         target.rename(old)
-    draft.rename(target)
+    try:
+        draft.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -5,10 +5,12 @@ It knows ids and rows. Whether a file of it is whole, `store.sealed` knows.
 An index is a table without collisions, after Belazzougui, Botelho and Dietzfelbinger, "Hash,
 displace, and compress" (2009): the upper bits of an id's 64-bit hash name a bucket, the bucket's
 displacement sends each of its ids to a slot that no other id has, and the slot holds the hash and
-the row. So every look-up reads one displacement and one slot. Hashes of two ids that are equal
-are found when the index is built, which then takes another seed. An id that is not there is taken
-for one that is with a probability of 2^-64.
+the row. So every look-up reads one displacement and one slot. Hashes are keyed at random for every
+index; two ids whose hashes are equal are found when it is built, which then takes another key. An
+id that is not there is taken for one that is with a probability of 2^-64.
 """
+
+import secrets
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +20,8 @@ from store import _lookup
 
 SLOTS_PER_ID = 1.5  # 24 MB per million ids; fewer take longer to place, more to fetch
 IDS_PER_BUCKET = 4
-SEEDS = 64  # by then the hash function is at fault, not chance
-HEADER = 4  # uint64: seed, buckets, slots, ids
+KEYS = 8  # tried; that two are needed has a chance of 10^-7 among a million ids
+HEADER = 5  # uint64: the key of 16 bytes, buckets, slots, ids
 
 
 class Index:
@@ -27,9 +29,9 @@ class Index:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         words = data[: len(data) // 8 * 8].view(np.uint64)
-        seed, buckets, slots, ids = words[:HEADER].tolist()
+        buckets, slots, self.size = words[2:HEADER].tolist()
         end = HEADER + 2 * slots
-        self._seed, self.size = seed, ids
+        self._key = words[:2].tobytes()
         self._slots = words[HEADER:end]
         self._displacements = data[8 * end : 8 * end + 2 * buckets].view(np.uint16)
 
@@ -39,7 +41,7 @@ class Index:
         Where one of them is no string the rows mean nothing and the number is -1.
         """
         rows = np.empty(len(ids), np.int64)
-        missing = _lookup.find(ids, self._seed, self._displacements, self._slots, rows)
+        missing = _lookup.find(ids, self._key, self._displacements, self._slots, rows)
         return rows, missing
 
     def rows(self, ids: list[str]) -> NDArray[np.int64]:
@@ -53,11 +55,12 @@ def build(ids: pa.Array) -> list[memoryview]:
     buckets = 1 << max(1, (len(ids) // IDS_PER_BUCKET).bit_length())
     hashes = np.empty(len(ids), np.uint64)
     _, offsets, text = ids.buffers()
-    for seed in range(SEEDS):
+    for _ in range(KEYS):
+        key = secrets.token_bytes(16)
         slots = np.zeros(2 * max(4, int(SLOTS_PER_ID * len(ids))), np.uint64)
         displacements = np.zeros(buckets, np.uint16)
-        _lookup.hash_ids(offsets, text or b"", seed, hashes)
+        _lookup.hash_ids(offsets, text or b"", key, hashes)
         if _lookup.place(hashes, displacements, slots):
-            header = np.array([seed, buckets, len(slots) // 2, len(ids)], np.uint64)
-            return [header.data, slots.data, displacements.data]
+            sizes = np.array([buckets, len(slots) // 2, len(ids)], np.uint64)
+            return [memoryview(key), sizes.data, slots.data, displacements.data]
     raise ValueError(f"{len(ids)} ids find no place in an index: is one there twice?")

@@ -4,6 +4,7 @@ It knows which release it is open at and which policies a read may follow. It do
 vectors are made, nor how tables and packs are laid out.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,6 +97,7 @@ class ItemStore:
         follow: bool = False,
     ) -> None:
         self._tables, self._channel = tables, channel
+        self._moving = threading.Lock()
         self._open = Packs(tables, release) if release else None
         self._follower = Follower(tables, channel, self._prepare) if follow else None
 
@@ -126,8 +128,8 @@ class ItemStore:
     def create(cls, uri: str | Path, *, storage_options: Mapping[str, str] | None = None) -> Self:
         """Make an empty store to publish into."""
         tables = Tables(uri, storage_options)
-        if (held := releases.current(tables)) is not None:
-            raise StoreExists(f"{tables.uri} already holds {held.name}: use ItemStore.open")
+        if held := releases.history(tables):
+            raise StoreExists(f"{tables.uri} already holds {held[-1].name}: use ItemStore.open")
         if tables.folder:
             tables.folder.mkdir(parents=True, exist_ok=True)
         return cls(tables, None)
@@ -322,7 +324,7 @@ class ItemStore:
         """Move to what the channel shows and return it; reads under way finish on the old one."""
         found = releases.visible(self._tables, self._channel)
         if self._open is None or self._open.release.stamp != found.stamp:
-            self._open = Packs(self._tables, releases.readable(self._tables, found))
+            self._move(Packs(self._tables, releases.readable(self._tables, found)))
         return found
 
     def rollback(self, release: str) -> Release:
@@ -368,7 +370,7 @@ class ItemStore:
         space: str = "mine",
         channel: str | None = None,
     ) -> Release:
-        """Publish your own vectors as a release with one view, and move to it.
+        """Publish your own vectors as a release with one view, and move to it if it is here.
 
         vectors: [n, width], finite, no zero rows; every row is rescaled to unit length. With
         `context` they are targets and the view has both roles. dims: the granularities at which a
@@ -376,9 +378,11 @@ class ItemStore:
         name may be compared with each other; give those of another model another name. channel:
         the one to show them, by default this store's.
         """
+        channel = channel or self._channel
         with self._tables.lock():
             draft = draft_of(
                 self._tables,
+                releases.current(self._tables, channel) or releases.current(self._tables),
                 id_list(ids),
                 vectors,
                 context=context,
@@ -386,8 +390,9 @@ class ItemStore:
                 dims=dims,
                 space=space,
             )
-            published = releases.publish(self._tables, draft, channel or self._channel)
-            self._open = Packs(self._tables, published)
+            published = releases.publish(self._tables, draft, channel)
+            if channel == self._channel:
+                self._move(Packs(self._tables, published))
             return published
 
     def _prepare(self, release: Release) -> None:
@@ -402,7 +407,13 @@ class ItemStore:
             )
         packs = Packs(self._tables, release)
         packs.prepare(now)
-        self._open = packs
+        with self._moving:
+            if self._open is now:  # else somebody has moved it meanwhile
+                self._open = packs
+
+    def _move(self, packs: Packs) -> None:
+        with self._moving:
+            self._open = packs
 
     @property
     def _packs(self) -> Packs:

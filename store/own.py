@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from matryoshka.prefix import Vectors, prefix
 from store.errors import BadIds, BadVectors, some
-from store.releases import Draft, current
+from store.releases import Draft, Release
 from store.schema import ROLES, item_vectors_table, view_column
 from store.tables import Tables
 
@@ -20,6 +20,7 @@ BLOCK = 8192  # rows rescaled at once, so that float64 copies stay small
 
 def draft_of(
     tables: Tables,
+    beside: Release | None,
     ids: Sequence[str],
     target: Vectors,
     *,
@@ -28,7 +29,7 @@ def draft_of(
     dims: Sequence[int] | None,
     space: str,
 ) -> Draft:
-    """Write `item_vectors` and return the draft that pins it beside the visible release's items."""
+    """Write `item_vectors` and return the draft that pins it beside a release's other tables."""
     if not ids or len(set(ids)) != len(ids):
         raise BadIds(
             f"{len(ids)} ids, {len(set(ids))} different ones: one row per item, at least one"
@@ -45,7 +46,6 @@ def draft_of(
     )
     content = hashlib.blake2b("\0".join(ids).encode(), digest_size=16)
     content.update(rows["digest"].to_numpy().tobytes())
-    before = current(tables)
     version = tables.replace("item_vectors", rows)
     space_id = _digest(space, view, width)
     return Draft(
@@ -53,7 +53,7 @@ def draft_of(
         basis_id=_digest(space_id, ladder),
         refresh_id=content.hexdigest(),
         inputs=content.hexdigest(),
-        tables={**(before.tables if before else {}), "item_vectors": version},
+        tables={**(beside.tables if beside else {}), "item_vectors": version},
         description={
             "dims": ladder,
             "width": width,

@@ -1,8 +1,6 @@
 """Packs: a reader's memory-mapped copy of one view of one release, at one granularity.
 
-It knows files, rows and ids. A pack is a cache, never truth: built from the pinned table version
-when first asked for, under a file lock, proven by checksums before a row is read from it, built
-anew when damaged, and shared between processes by the page cache.
+It knows rows and ids. Where the files are, and how they come and go, `store.packfiles` knows.
 
 A vector file holds n + 2 rows of float32: zeros, the n items in table order, and the unit mean of
 all items. So row 0 is what an unknown id reads, and padding or out-of-vocabulary rows cost no copy.
@@ -12,35 +10,26 @@ There is one file per granularity, not a full-width file read by prefix: of 100,
 to be rescaled on the way; a full scan takes 9 ms against 190 ms.
 """
 
-import os
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from matryoshka.prefix import Vectors, prefix
-from store import _lookup, aside, index, plain, sealed
+from store import _lookup, index, plain, sealed
 from store.ann import Nearby
 from store.errors import BadPack
 from store.filter import Filter, RowIds
-from store.forks import forked
 from store.index import Index
-from store.lock import file_lock
-from store.paths import cache_folder
+from store.packfiles import PackFiles
 from store.releases import Release
 from store.schema import matrix, positions
 from store.sealed import Sealed
 from store.tables import Tables
 
-IDLE_DAYS = 7  # packs of releases that nobody has opened for so long are removed
-DISK_SHARE = 4  # and those used longest ago, while all fill more than a quarter of the disk
-BUILD_WAIT = 600.0  # seconds to wait for another process that is building the same pack
+Made = TypeVar("Made")
 BATCH = 4096  # rows read at once while building: their prefixes stay in the CPU's cache
 NAMES, INDEX = "names", "ids.index"
 NOTHING = np.empty(0, np.int64)
@@ -65,44 +54,46 @@ class Rows:
 
 
 class Packs:
-    """The ids, titles and vectors of one release."""
+    """The ids, titles and vectors of one release.
+
+    What is made once is kept without a lock: two threads that come at the same time may both map a
+    file, which costs nothing, and only one process builds it.
+    """
 
     def __init__(self, tables: Tables, release: Release) -> None:
         self.release = release
         self._tables = tables
+        self._files = PackFiles(tables, release)
         self._version = release.tables["item_vectors"]
         self._places: dict[object, tuple[str, int]] = {}
         self._mapped: dict[tuple[str, int], Rows] = {}
-        self._building, self._process = threading.Lock(), os.getpid()
+        self._made: dict[str, Any] = {}
 
-    @cached_property
+    @property
     def names(self) -> pa.Table:
         """The item ids in table order and, if the release has items, their titles."""
-        data = self._file(self._folder / NAMES, self._read_names).data
-        return pa.ipc.open_stream(pa.py_buffer(data)).read_all()
+        return self._once("names", self._map_names)
 
     @property
     def ids(self) -> pa.Array:
         """The item ids in table order."""
         return self.names["item_id"].chunk(0)
 
-    @cached_property
+    @property
     def index(self) -> Index:
         """The id to row map."""
-        return Index(self._file(self._folder / INDEX, lambda: index.build(self.ids)).data)
+        return self._made.get("index") or self._once("index", self._map_index)
 
-    @cached_property
+    @property
     def nearby(self) -> Nearby:
         """The search index of the release."""
-        return Nearby(self._tables, self._version, self.release.description["search"]["index"])
+        promise = self.release.description["search"]["index"]
+        return self._once("nearby", lambda: Nearby(self._tables, self._version, promise))
 
-    @cached_property
+    @property
     def filter(self) -> Filter:
         """The pinned `items`, to be filtered."""
-        items = self._tables.dataset("items", version=self.release.tables["items"])
-        held = items.scanner(columns=["_rowid", "item_id"]).to_table()
-        rows = self.index.rows(held["item_id"].to_pylist())
-        return Filter(items, RowIds(held["_rowid"].to_numpy(), rows))
+        return self._once("filter", self._open_filter)
 
     def place(self, view: str | None, role: str, dim: int | None) -> tuple[str, int]:
         """Return the column and the granularity that a read means; refused if not published."""
@@ -126,6 +117,10 @@ class Packs:
         self._map(column, dim)
         return self._prove(column, dim, None).vectors
 
+    def private(self, column: str, dim: int) -> Vectors:
+        """Return the same rows in a map of the caller's own: changes stay in its memory."""
+        return self._open(column, dim, None, private=True).vectors
+
     def prepare(self, like: "Packs") -> None:
         """Map, and build where needed, what has been read of another release so far."""
         _ = self.index
@@ -141,16 +136,14 @@ class Packs:
         else:
             _ = self.names if file == NAMES else self.index
 
-    def private(self, column: str, dim: int) -> Vectors:
-        """Return the same rows in a map of the caller's own: changes stay in its memory."""
-        shape = self.vectors(column, dim).shape
-        path = self._mapped[column, dim].file.path
-        return np.memmap(path, np.float32, "c", shape=shape).view(np.ndarray)
+    def _once(self, name: str, make: Callable[[], Made]) -> Made:
+        if name not in self._made:
+            self._made.setdefault(name, make())
+        return cast(Made, self._made[name])
 
     def _map(self, column: str, dim: int) -> Rows:
-        with self._one_builder():
-            if (column, dim) not in self._mapped:
-                self._mapped[column, dim] = self._vector_file(column, dim, NOTHING)
+        if (column, dim) not in self._mapped:
+            self._mapped.setdefault((column, dim), self._open(column, dim, NOTHING))
         return self._mapped[column, dim]
 
     def _prove(self, column: str, dim: int, blocks: NDArray[np.int64] | None) -> Rows:
@@ -159,58 +152,31 @@ class Packs:
         try:
             mapped.file.check(blocks)
         except sealed.Damaged:
-            mapped = self._mapped[column, dim] = self._vector_file(column, dim, blocks)
+            mapped = self._mapped[column, dim] = self._open(column, dim, blocks)
         return mapped
 
-    def _vector_file(self, column: str, dim: int, blocks: NDArray[np.int64] | None) -> Rows:
-        path = self._folder / f"{column}.{dim}.f32"
+    def _open(
+        self, column: str, dim: int, blocks: NDArray[np.int64] | None, *, private: bool = False
+    ) -> Rows:
         rows = max(1, sealed.BLOCK // (4 * dim))
         block = 4 * dim << (rows.bit_length() - 1)  # a power of two of rows
-        file = self._file(path, lambda: self._read_rows(column, dim), blocks, block=block)
-        return Rows(file, dim)
+        content = sealed.Content(lambda: self._read_rows(column, dim), block)
+        name = f"{column}.{dim}.f32"
+        return Rows(self._files.open(name, content, blocks, private=private), dim)
 
-    def _one_builder(self) -> threading.Lock:
-        if self._process != os.getpid():  # forked: who held the lock is not here to free it
-            self._building, self._process = threading.Lock(), os.getpid()
-        return self._building
+    def _map_names(self) -> pa.Table:
+        data = self._files.open(NAMES, sealed.Content(self._read_names)).data
+        return pa.ipc.open_stream(pa.py_buffer(data)).read_all()
 
-    @cached_property
-    def _folder(self) -> Path:
-        local = self._tables.folder
-        home = local if local and os.access(local, os.W_OK) else cache_folder(self._tables.uri)
-        folder = home / "packs" / self.release.stamp
-        if folder.is_dir():
-            os.utime(folder)  # used now
-        return folder
+    def _map_index(self) -> Index:
+        content = sealed.Content(lambda: index.build(self.ids))
+        return Index(self._files.open(INDEX, content).data)
 
-    def _file(
-        self,
-        path: Path,
-        content: Callable[[], Iterable[memoryview]],
-        blocks: NDArray[np.int64] | None = None,
-        *,
-        block: int = sealed.BLOCK,
-    ) -> Sealed:
-        """Map a file whose blocks (None: all) are proven, built first when absent or damaged."""
-        if (file := _sound(path, blocks)) is not None:
-            return file
-        if forked():
-            aside.build(self._tables, self.release, path.name)
-            return _sure(path, blocks)
-        try:
-            with file_lock(path.parent / ".lock", what=f"the pack {path}", wait=BUILD_WAIT):
-                if (file := _sound(path, blocks)) is not None:
-                    return file
-                for draft in path.parent.glob(f"{path.name}.*.draft"):  # of a killed builder
-                    draft.unlink()
-                sealed.write(path, content(), block=block)
-                _evict(path.parent)
-        except OSError as error:
-            raise BadPack(
-                f"{path} cannot be written: {error.strerror or error}; make room, or set "
-                "XDG_CACHE_HOME to a folder with room and the store's folder to read-only"
-            ) from error
-        return _sure(path, blocks)
+    def _open_filter(self) -> Filter:
+        items = self._tables.dataset("items", version=self.release.tables["items"])
+        held = items.scanner(columns=["_rowid", "item_id"]).to_table()
+        rows = self.index.rows(held["item_id"].to_pylist())
+        return Filter(items, RowIds(held["_rowid"].to_numpy(), rows))
 
     def _read_names(self) -> Iterator[memoryview]:
         rows = self._tables.read("item_vectors", columns=["item_id"], version=self._version)
@@ -258,43 +224,3 @@ def _prefix(vectors: Vectors, dim: int) -> Vectors:
     head = np.empty((len(vectors), dim), np.float32)
     _lookup.prefix_rows(np.ascontiguousarray(vectors), vectors.shape[1], head, dim)
     return head
-
-
-def _sure(path: Path, blocks: NDArray[np.int64] | None) -> Sealed:
-    if (file := _sound(path, blocks)) is None:
-        raise BadPack(f"{path} does not read back as it was written: check the disk")
-    return file
-
-
-def _sound(path: Path, blocks: NDArray[np.int64] | None) -> Sealed | None:
-    file = sealed.read(path)
-    try:
-        if file is not None:
-            file.check(blocks)
-    except sealed.Damaged:
-        return None
-    return file
-
-
-def _evict(used: Path) -> None:
-    """Remove other releases' packs by age and size; who has them mapped keeps reading them."""
-    room = shutil.disk_usage(used).total // DISK_SHARE - _bytes(used)
-    others = [path for path in used.parent.iterdir() if path != used]
-    for path in sorted(others, key=_last_used, reverse=True):
-        room -= _bytes(path)
-        if room < 0 or time.time() - _last_used(path) > IDLE_DAYS * 86400:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _last_used(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # another process has just removed it
-        return 0.0
-
-
-def _bytes(folder: Path) -> int:
-    try:
-        return sum(entry.stat().st_size for entry in os.scandir(folder))
-    except FileNotFoundError:
-        return 0

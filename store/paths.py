@@ -9,10 +9,10 @@ def local_folder(uri: str | Path) -> Path | None:
     """Return the absolute folder of a local store, None for an object store address."""
     text = str(uri)
     if text.startswith("file://"):
-        return Path(text.removeprefix("file://")).absolute()
+        return Path(text.removeprefix("file://")).resolve()
     if text.startswith(("http://", "https://")):
         raise ValueError(f"{text}: a store is a folder or an s3://, gs:// or az:// address")
-    return None if "://" in text else Path(text).expanduser().absolute()
+    return None if "://" in text else Path(text).expanduser().resolve()
 
 
 def cache_folder(uri: str) -> Path:

@@ -10,6 +10,7 @@ past is answered by the last row of its time.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -252,9 +253,10 @@ def show(tables: Tables, name: str, channel: str = CHANNEL) -> Release:
 
 
 def readable(tables: Tables, release: Release) -> Release:
-    """Return the release if its item vectors are still there."""
+    """Return the release if all its tables are still there."""
     try:
-        tables.dataset("item_vectors", version=release.tables["item_vectors"])
+        for name, version in release.tables.items():
+            tables.dataset(name, version=version)
     except UnknownTable as error:
         raise UnknownRelease(f"{release.name} is no longer kept: {error}") from error
     return release
@@ -313,6 +315,8 @@ def prove(tables: Tables, draft: Draft) -> None:
     shape = Release(0, *names, datetime.now(UTC), "", **_parts(draft))
     if not shape.dims or list(shape.dims) != sorted({*shape.dims} & {*range(1, shape.width + 1)}):
         raise BadVectors(f"dims {list(shape.dims)} must ascend within 1..{shape.width}")
+    if odd := [view for view in shape.views if not re.fullmatch(r"\w+", view)]:
+        raise BadVectors(f"a view is named by letters, digits and underscores: {some(odd)}")
     if shape.default_view not in shape.views:
         raise BadVectors(f"default_view {shape.default_view!r} is none of {some(shape.views, 20)}")
     for name, version in draft.tables.items():

@@ -9,15 +9,16 @@ byte is handed out that differs from what was written.
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store import _lookup
 
-# magic, bytes before the checksums, bytes of a block, checksum of the checksums
+# magic, bytes before the checksums, bytes of a block, checksum of both and of the checksums
 FOOTER = struct.Struct("<8sQQQ")
 MAGIC = b"ITMNEST2"
 BLOCK = 4096  # what a disk reads at least; a checksum of 8 bytes each
@@ -28,10 +29,14 @@ class Damaged(Exception):
 
 
 class Sealed:
-    """A mapped file. `data` is uint8 [n]; ask `check` before you read a part of it."""
+    """A mapped file. `data` is uint8 [n]; ask `check` before you read a part of it.
 
-    def __init__(self, path: Path) -> None:
-        mapped = np.memmap(path, np.uint8, "r").view(np.ndarray)  # ValueError: empty
+    private: what is written into `data` stays in this map.
+    """
+
+    def __init__(self, path: Path, *, private: bool = False) -> None:
+        mode = "c" if private else "r"
+        mapped = np.memmap(path, np.uint8, mode).view(np.ndarray)  # ValueError: empty
         if len(mapped) < FOOTER.size:
             raise Damaged(path)
         magic, size, self.block, total = FOOTER.unpack(mapped[-FOOTER.size :].tobytes())
@@ -39,7 +44,7 @@ class Sealed:
         if magic != MAGIC or len(sums) != 8 * _blocks(size, self.block):
             raise Damaged(path)
         self._sums = sums.view(np.uint64)
-        if _total(self._sums) != total:
+        if _total(self._sums, size, self.block) != total:
             raise Damaged(path)
         self.path, self.data = path, mapped[:size]
         self.seen = np.zeros(len(self._sums), np.uint8)
@@ -54,31 +59,38 @@ class Sealed:
         self.seen[fresh] = 1
 
 
-def write(path: Path, chunks: Iterable[memoryview], *, block: int = BLOCK) -> None:
-    """Write the chunks one after the other; a reader sees all of them or no file."""
+class Content(NamedTuple):
+    """What a file will hold: its chunks, one after the other, and how many bytes are one block."""
+
+    chunks: Callable[[], Iterable[memoryview]]
+    block: int = BLOCK
+
+
+def write(path: Path, content: Content) -> None:
+    """Write a file; a reader sees all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     try:
         with draft.open("wb") as file:
-            for chunk in chunks:
+            for chunk in content.chunks():
                 file.write(chunk)
             size = file.tell()
             file.write(bytes(_padded(size) - size))
         # Not flushed to the disk: what a crash of the machine loses, the checksums tell.
-        sums = _checksums(draft, size, block)
+        sums = _checksums(draft, size, content.block)
         with draft.open("ab") as file:
             file.write(sums.data)
-            file.write(FOOTER.pack(MAGIC, size, block, _total(sums)))
+            file.write(FOOTER.pack(MAGIC, size, content.block, _total(sums, size, content.block)))
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
 
 
-def read(path: Path) -> Sealed | None:
+def read(path: Path, *, private: bool = False) -> Sealed | None:
     """Map a file; None when it is absent, cut short, or its checksums are changed."""
     try:
-        return Sealed(path)
+        return Sealed(path, private=private)
     except (FileNotFoundError, ValueError, Damaged):
         return None
 
@@ -91,9 +103,10 @@ def _checksums(path: Path, size: int, block: int) -> NDArray[np.uint64]:
     return sums
 
 
-def _total(sums: NDArray[np.uint64]) -> int:
-    total = np.zeros(1, np.uint64)
-    _lookup.checksums(sums, max(8, sums.nbytes), np.zeros(int(len(sums) > 0), np.int64), total)
+def _total(sums: NDArray[np.uint64], size: int, block: int) -> int:
+    words = np.concatenate([np.array([size, block], np.uint64), sums])
+    total = np.empty(1, np.uint64)
+    _lookup.checksums(words, words.nbytes, np.zeros(1, np.int64), total)
     return int(total[0])
 
 

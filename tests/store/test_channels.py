@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import ItemStore, NoRelease
+from store import ItemStore, NoRelease, itemstore
 from tests.store.shelf import IDS_OF_TURNED, publish, publish_turned, turned
 
 IDS = [f"i{number}" for number in range(50)]
@@ -100,6 +100,33 @@ def test_a_reader_stays_in_its_basis_until_it_is_told(
     assert store.refresh().name == "r2"
     publish(folder, IDS, seed=2, basis_id="another")
     assert eventually(lambda: store.release.name == "r3")
+
+
+def test_a_reader_that_was_moved_meanwhile_is_not_moved_back(folder: Path):
+    store = ItemStore.open(folder)
+    old = publish(folder, IDS, seed=1)
+    newest = publish(folder, IDS, seed=2)
+    packs_before = store._packs
+
+    class Slow(type(packs_before)):
+        def prepare(self, like) -> None:
+            super().prepare(like)
+            store.refresh()
+
+    original, itemstore.Packs = itemstore.Packs, Slow
+    try:
+        store._prepare(old)
+    finally:
+        itemstore.Packs = original
+    assert store.release.name == newest.name
+
+
+def test_a_reader_that_publishes_elsewhere_stays_where_it_is(folder: Path):
+    store = ItemStore.open(folder)
+    matrix = np.random.default_rng(5).standard_normal((len(IDS), 16))
+    staged = store.publish_vectors(IDS, matrix, dims=[4, 8, 16], channel="staging")
+    assert (staged.name, store.release.name) == ("r2", "r1")
+    assert staged.tables["items"] == store.release.tables["items"]
 
 
 def test_no_answer_mixes_two_releases_while_the_channel_moves(tmp_path: Path):

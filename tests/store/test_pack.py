@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store import BadPack, ItemStore, pack
-from store.pack import IDLE_DAYS, Packs
+from store import BadPack, ItemStore, packfiles
+from store.pack import Packs
+from store.packfiles import IDLE_DAYS
 from store.tables import Tables
 from tests.store.shelf import publish, rows
 
@@ -102,6 +103,18 @@ def test_damage_met_while_reading_is_repaired_for_the_reader_too(tmp_path: Path)
     np.testing.assert_array_equal(store.item_matrix(8).vectors, whole)
 
 
+def test_a_matrix_is_never_mapped_from_a_damaged_or_a_missing_file(folder: Path):
+    store = ItemStore.open(folder)
+    before = store.get_item_vectors(IDS, 8).copy()
+    data = bytearray(packed(folder).read_bytes())
+    data[4 * 8 * 10] ^= 1
+    packed(folder).unlink()
+    (packed(folder, "names").parent / "fused_target.8.f32").write_bytes(data)
+    np.testing.assert_array_equal(store.item_matrix(8).vectors, before)
+    packed(folder).unlink()
+    np.testing.assert_array_equal(store.item_matrix(8).vectors, before)
+
+
 def test_packs_that_nobody_has_opened_for_days_are_removed_but_read_on(folder: Path):
     old = ItemStore.open(folder)
     before = old.get_item_vectors(IDS, 8)
@@ -121,10 +134,10 @@ def test_packs_used_longest_ago_are_removed_when_they_fill_the_disk(
     publish(folder, IDS, seed=1)
     read(folder)
     assert list(folder.glob("packs/r1-*"))
-    monkeypatch.setattr(pack, "DISK_SHARE", 1 << 62)
+    monkeypatch.setattr(packfiles, "DISK_SHARE", 1 << 62)
     publish(folder, IDS, seed=2)
     read(folder)
-    assert [path.name[:3] for path in (folder / "packs").iterdir()] == ["r3-"]
+    assert [path.name[:3] for path in folder.glob("packs/*/")] == ["r3-"]
 
 
 def test_a_store_made_anew_at_the_same_place_does_not_read_old_packs(tmp_path: Path):

@@ -21,7 +21,7 @@ from store import (
 )
 from store.schema import item_vectors_table
 from store.tables import Tables
-from tests.store.shelf import draft, publish, publish_for_ever, rows, turned, vectors
+from tests.store.shelf import draft, items, publish, publish_for_ever, rows, turned, vectors
 
 
 def names(log: list[releases.Release]) -> list[tuple[str, str]]:
@@ -35,6 +35,24 @@ def test_a_store_without_a_release_says_how_to_make_one(tmp_path: Path):
     Tables(tmp_path / "half").replace("item_vectors", rows(["a"]))
     with pytest.raises(NoRelease):
         ItemStore.open(tmp_path / "half")
+
+
+def test_a_release_of_which_a_table_is_gone_is_shown_to_nobody(tmp_path: Path):
+    first = publish(tmp_path, ["a", "b"])
+    tables = Tables(tmp_path)
+    again = {**first.tables, "items": tables.replace("items", items(["a", "b"]))}
+    releases.publish(tables, draft(again))
+    tables.maintain(releases.pinned(tables, keep=1), grace=timedelta(0))
+    store = ItemStore.open(tmp_path)
+    for attempt in (store.rollback, lambda name: store.pin("ranker", name)):
+        with pytest.raises(UnknownRelease, match=r"r1 is no longer kept: .*'items'"):
+            attempt("r1")
+    assert ItemStore.open(tmp_path).release.name == "r2"
+
+
+def test_a_view_is_named_by_what_can_name_a_file(tmp_path: Path):
+    with pytest.raises(BadVectors, match="letters, digits and underscores: 'a/b'"):
+        ItemStore.create(tmp_path).publish_vectors(["a"], np.ones((1, 4)), view="a/b")
 
 
 def test_the_last_release_is_the_visible_one(tmp_path: Path):
