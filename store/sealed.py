@@ -21,6 +21,9 @@ from store import _lookup
 # magic, bytes before the checksums, bytes of a block, checksum of both and of the checksums
 FOOTER = struct.Struct("<8sQQQ")
 MAGIC = b"ITMNEST2"
+# To find that a block is not proven costs 20 µs; so each time some more are proven, 30 µs for these,
+# until all are: 2,000 times in a file of 512 MB.
+AHEAD = 64
 BLOCK = 4096  # what a disk reads at least; a checksum of 8 bytes each
 
 
@@ -48,15 +51,26 @@ class Sealed:
             raise Damaged(path)
         self.path, self.data = path, mapped[:size]
         self.seen = np.zeros(len(self._sums), np.uint8)
+        self._swept = 0
 
     def check(self, blocks: NDArray[np.int64] | None = None) -> None:
         """Prove the blocks, by default all, that have not been yet; Damaged if one differs."""
-        fresh = np.flatnonzero(self.seen == 0) if blocks is None else _unique_unseen(blocks, self)
+        fresh = np.flatnonzero(self.seen == 0) if blocks is None else self._unseen(blocks)
         found = np.empty(len(fresh), np.uint64)
         _lookup.checksums(self.data, self.block, fresh, found)
         if (found != self._sums[fresh]).any():
             raise Damaged(self.path)
         self.seen[fresh] = 1
+
+    def _unseen(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of the blocks that are not proven, and some of the next ones in the file."""
+        fresh = blocks[self.seen[blocks] == 0]
+        return np.unique(np.concatenate([fresh, self._ahead(AHEAD)])) if len(fresh) else fresh
+
+    def _ahead(self, count: int) -> NDArray[np.int64]:
+        """Return the blocks that are not proven among the next `count` that nobody asked for."""
+        start, self._swept = self._swept, self._swept + count
+        return start + np.flatnonzero(self.seen[start : start + count] == 0)
 
 
 class Content(NamedTuple):
@@ -108,10 +122,6 @@ def _total(sums: NDArray[np.uint64], size: int, block: int) -> int:
     total = np.empty(1, np.uint64)
     _lookup.checksums(words, words.nbytes, np.zeros(1, np.int64), total)
     return int(total[0])
-
-
-def _unique_unseen(blocks: NDArray[np.int64], file: Sealed) -> NDArray[np.int64]:
-    return np.unique(blocks[file.seen[blocks] == 0])
 
 
 def _blocks(size: int, block: int) -> int:

@@ -193,7 +193,7 @@ class Model(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(12, 15), pytest.param(200, 50, marks=pytest.mark.slow)]
+    ("examples", "steps"), [(12, 15), pytest.param(60, 40, marks=pytest.mark.slow)]
 )
 def test_any_interleaving_answers_as_a_dictionary(examples: int, steps: int):
     chosen = settings(max_examples=examples, stateful_step_count=steps, deadline=None)

@@ -91,13 +91,13 @@ def test_a_flipped_bit_is_never_read(shelf: Path, name: str, where: float, bit: 
 
 
 def test_damage_met_while_reading_is_repaired_for_the_reader_too(tmp_path: Path):
-    ids = [f"i{number}" for number in range(500)]
+    ids = [f"i{number}" for number in range(12_000)]
     publish(tmp_path / "store", ids)
     whole = ItemStore.open(tmp_path / "store").get_item_vectors(ids, 8)
     store = ItemStore.open(tmp_path / "store")
     store.get_item_vectors(ids[:1], 8)
     with packed(tmp_path / "store").open("r+b") as file:
-        file.seek(400 * 8 * 4)
+        file.seek(11_000 * 8 * 4)  # further than the first read proves
         file.write(b"wrong")
     np.testing.assert_array_equal(store.get_item_vectors(ids, 8), whole)
     np.testing.assert_array_equal(store.item_matrix(8).vectors, whole)
