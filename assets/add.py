@@ -65,18 +65,19 @@ def add(settings: Settings, file: Path) -> Refreshed:
     """
     started = monotonic()
     with open_lake(settings) as lake:
-        base = _begun(lake)
+        base = _base(lake)
+        _begin(lake, base)
         report = ingest_items(lake.tables, settings, lake.progress, file=file, origin=ADDED)
-        if not report.kept:
-            reasons = ", ".join(f"{reason} ({n})" for reason, n in report.rejected.most_common())
-            raise ValueError(
-                f"{file}: none of {report.rows} rows can be added: {reasons or 'no rows'}"
-            )
-        release, encodings = base, _nothing_encoded()
         if report.written:
             rows, encodings = _vectors(lake, base, pa.array(sorted(report.written)))
             lake.tables.upsert("item_vectors", rows)
             release = _published(lake, base)
+        else:
+            _begin(lake, base)  # lest the next run make a release of the refusals alone
+            release, encodings = base, _nothing_encoded()
+    if not report.kept:
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in report.rejected.most_common())
+        raise ValueError(f"{file}: none of {report.rows} rows can be added: {reasons or 'no rows'}")
     return Refreshed(
         release=release.name,
         what=report.sentence(),
@@ -90,17 +91,20 @@ def add(settings: Settings, file: Path) -> Refreshed:
 def remove(settings: Settings, ids: Sequence[str]) -> Refreshed:
     """Delete items that were added, and release what is left in the same space.
 
-    UnknownIds if the release lacks one, ValueError if the catalogue has one: nothing is deleted.
+    Those that a rollback has hidden are deleted without a release. UnknownIds if one is nowhere,
+    ValueError if the catalogue has one: then nothing is done.
     """
     started = monotonic()
     ids = list(dict.fromkeys(ids))
     with open_lake(settings) as lake:
-        base = _begun(lake)
-        _refuse_foreign(lake, base, ids)
-        for name in ("items", *CACHES, "item_vectors"):
-            if name in base.tables:
-                lake.tables.delete(name, "item_id", ids)
-        release = _published(lake, base)
+        release = base = _base(lake)
+        shown = _removable(lake, base, ids)
+        _begin(lake, base)  # which deletes the hidden ones
+        if shown:
+            for name in ("items", *CACHES, "item_vectors"):
+                if name in base.tables:
+                    lake.tables.delete(name, "item_id", shown)
+            release = _published(lake, base)
     return Refreshed(
         release=release.name,
         what=f"{len(ids):,} removed",
@@ -115,35 +119,48 @@ def _nothing_encoded() -> dict[str, int]:
     return dict.fromkeys(MODALITIES, 0)
 
 
-def _refuse_foreign(lake: Lake, base: Release, ids: Sequence[str]) -> None:
-    found = lake.tables.take("items", "item_id", ids, columns=["item_id", "origin"])
-    unknown = set(ids) - set(found["item_id"].to_pylist())
+def _removable(lake: Lake, base: Release, ids: Sequence[str]) -> list[str]:
+    """Return those of the ids that the release shows; refuse all if one cannot be removed."""
+    released = _origins(lake, ids, base.tables["items"])
+    found = _origins(lake, ids) | released
+    unknown = set(ids) - set(found)
     if unknown:
         raise UnknownIds(
             f"{len(unknown)} of {len(ids)} ids are not in {base.name}: {some(unknown)}"
         )
-    theirs = found.filter(pc.not_equal(found["origin"], ADDED))["item_id"].to_pylist()
+    theirs = [item for item, origin in found.items() if origin != ADDED]
     if theirs:
         raise ValueError(
             f"{len(theirs)} of {len(ids)} items are the catalogue's: {some(theirs)}; take them "
             "out of its items file, and the next `itemnest materialize` deletes them"
         )
+    return list(released)
 
 
-def _begun(lake: Lake) -> Release:
-    """Return the visible release, once the newest version of every table is what it shows."""
+def _origins(lake: Lake, ids: Sequence[str], version: int | None = None) -> dict[str, str]:
+    columns = ["item_id", "origin"]
+    found = lake.tables.take("items", "item_id", ids, columns=columns, version=version)
+    return dict(zip(*(found[name].to_pylist() for name in columns), strict=True))
+
+
+def _base(lake: Lake) -> Release:
+    """Return the visible release; ValueError if a space of other makings is released."""
     base = lake.shown() or releases.visible(lake.tables)
     if base.description.get("makings") != makings(lake):
         raise ValueError(
             f"{base.name} was not made with the encoders, dims and seed of these settings and "
             "this version of Itemnest: `itemnest materialize` first, then add"
         )
+    return base
+
+
+def _begin(lake: Lake, base: Release) -> None:
+    """Let the newest version of every table be what the visible release shows."""
     for name, columns in TRUTH.items():
         _put_back(lake, name, base.tables[name], columns)
     for name in CACHES:
         if name in base.tables:
             _complete(lake, name, base.tables[name])
-    return base
 
 
 def _put_back(lake: Lake, name: str, version: int, columns: list[str] | None) -> None:
@@ -152,7 +169,7 @@ def _put_back(lake: Lake, name: str, version: int, columns: list[str] | None) ->
     if tables.version(name) == version:
         return
     released = tables.read(name, columns=columns, version=version)
-    if tables.schema(name).names != tables.schema(name, version=version).names or (
+    if tables.schema(name) != tables.schema(name, version=version) or (
         not tables.read(name, columns=columns).equals(released)
     ):
         tables.dataset(name, version=version).restore()

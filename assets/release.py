@@ -88,9 +88,8 @@ def release(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """One row that makes all tables visible at once; none when nothing changed."""
     channel = lake.settings.release.channel
     log = [row for row in releases.history(lake.tables) if row.channel == channel]
-    published = [row for row in log if row.kind == "publish"]
     inputs = release_inputs(lake)
-    if published and published[-1].inputs == inputs:  # also after a rollback: it must last
+    if inputs in _settled(log):
         current, what = log[-1], "nothing changed, no new release"
     else:
         _refuse_unfit(lake)
@@ -110,6 +109,16 @@ def release(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
             ),
         }
     )
+
+
+def _settled(log: list[releases.Release]) -> set[str]:
+    """Return the inputs that call for no release, given what a channel has shown so far.
+
+    Those of what it shows, and of what it was moved away from by hand: that must last.
+    """
+    published = [row for row in log if row.kind == "publish"]
+    forward = [row for row in log if row.kind != "rollback"]
+    return {row.inputs for row in (*published[-1:], *forward[-1:], *log[-1:])}
 
 
 def _refuse_unfit(lake: Lake) -> None:

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_arrays
 from alignment.collaborative import Collaborative
 from alignment.space import ItemSpace
 from alignment.whiten import Content
-from assets.inputs import load_ids, makings
+from assets.inputs import load_ids, makings, wanted
 from assets.lake import Lake
 from encoders.registry import Modality
 from matryoshka.prefix import Vectors
@@ -47,14 +47,17 @@ def _modality(lake: Lake, modality: Modality, ids: pa.Array) -> Encoded:
     tower, name = lake.tower(modality), f"{modality}_vectors"
     if tower is None or name not in lake.built(name).tables:
         return encoded(None, ids, 0)
-    table = lake.read(name, columns=["item_id", "encoder", "vector"])
-    return encoded(table.filter(pc.equal(table["encoder"], tower.digest)), ids, tower.dim)
+    items = lake.read("items", columns=["item_id", f"{modality}_hash"])
+    table = lake.read(name, columns=["key", "item_id", "vector"])
+    # The cache may still have what an item was before.
+    now = pc.is_in(table["key"], wanted(items, modality, tower)["key"])
+    return encoded(table.filter(now), ids, tower.dim)
 
 
 def encoded(table: pa.Table | None, ids: pa.Array, dim: int) -> Encoded:
     """Return rows of one encoder's output as float32 [n, dim] for ids [n], and who has one.
 
-    An item without a row has zeros; None has no rows.
+    An item has one row at most, and zeros without one; None has no rows.
     """
     vectors, has = np.zeros((len(ids), dim), np.float32), np.zeros(len(ids), bool)
     if table is not None:

@@ -4,7 +4,8 @@ It knows how the column and its index are made, completed, recognised and asked.
 when an index is worth its while, nor how good its answers are: `store.recall` measures that.
 
 Lance answers from the rows alone, in silence, where an index is absent, of another metric or
-incomplete. So the index is checked against what the release says before it is asked.
+incomplete. So the index is checked against what the release says before it is asked. That reads
+nothing of it; `prove` has it answer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from matryoshka.prefix import Vectors, prefix
-from store.errors import BadIndex
+from store.errors import BadIndex, no_panic, some
 from store.filter import RowIds
 from store.schema import SEARCH_PREFIX, matrix, vector_array
 from store.tables import Tables
@@ -34,12 +35,14 @@ METRIC = "cosine"
 ROWS_PER_PARTITION = 4096
 CACHE = 1 << 30  # bytes of index that a process keeps at most; Lance's own limit is 6 GiB
 SAME = 1e-6  # how far a stored prefix may be from that of its vector
+REMEDY = "publish it anew, or open another release"
 
 
 def build(tables: Tables, version: int, column: str, dim: int) -> int:
     """Return a version with the rows of `version`, a prefix column of `column` and its index.
 
-    What is there already is kept and completed. Call it under the writer lock.
+    What is there already is kept and completed, unless it is damaged. Call it under the writer
+    lock.
     """
     if tables.version("item_vectors") != version:
         tables.dataset("item_vectors", version=version).restore()
@@ -51,13 +54,13 @@ def build(tables: Tables, version: int, column: str, dim: int) -> int:
         _refresh_column(tables, column, dim)
     else:
         _add_column(tables, column, dim)
-    data = tables.dataset("item_vectors")
-    if (_index(data) or {}) | {"rows": 0} != _promise(0):
+    cover(partial(tables.dataset, "item_vectors"))
+    if not _is_whole(tables):
+        data = tables.dataset("item_vectors")
         parts = max(1, data.count_rows() // ROWS_PER_PARTITION)
         data.create_index(
             SEARCH_PREFIX, KIND, name=NAME, metric=METRIC, num_partitions=parts, replace=True
         )
-    cover(partial(tables.dataset, "item_vectors"))
     return tables.dataset("item_vectors").version
 
 
@@ -77,7 +80,21 @@ def check(data: "lance.LanceDataset", promise: Mapping[str, Any]) -> None:
         has = ", ".join(f"{name} {value}" for name, value in (found or {}).items())
         raise BadIndex(
             f"item_vectors at version {data.version}: the release says that it is indexed by "
-            f"{said}, and it has {has or 'no index'}: publish it anew, or open another release"
+            f"{said}, and it has {has or 'no index'}: {REMEDY}"
+        )
+
+
+def prove(tables: Tables, version: int, plan: Mapping[str, Any]) -> None:
+    """Refuse a table that is not to be searched by a plan: its `index`, `column` and `prefix`.
+
+    The index has to answer with every row once, and its column to hold the prefix of every row.
+    """
+    Nearby(tables, version, plan["index"]).prove()
+    parts = _stale(tables, version, plan["column"], plan["prefix"])
+    if stale := [item for part in parts for item in part["item_id"].to_pylist()]:
+        raise BadIndex(
+            f"item_vectors at version {version}: {SEARCH_PREFIX} of {len(stale):,} rows is not the "
+            f"prefix of {plan['column']} ({some(stale)}): {REMEDY}"
         )
 
 
@@ -88,7 +105,10 @@ class Nearby:
         self._tables, self._version, self._promise = tables, version, promise
 
     def candidates(self, query: Vectors, count: int, nprobes: int) -> NDArray[np.int64]:
-        """Return up to `count` rows of the table, the nearest to a unit prefix [dim] first."""
+        """Return up to `count` rows of the table, the nearest to a unit prefix [dim] first.
+
+        BadIndex if the index cannot be read.
+        """
         nearest = {
             "column": SEARCH_PREFIX,
             "q": query,
@@ -97,8 +117,29 @@ class Nearby:
             "metric": self._promise["metric"],
         }
         columns = ["_rowid", "_distance"]
-        found = self._data.scanner(columns=columns, nearest=nearest, fast_search=True).to_table()
-        return self._rows.places(found["_rowid"].to_numpy())
+        data, rows = self._data, self._rows
+        try:
+            with no_panic():
+                scan = data.scanner(columns=columns, nearest=nearest, fast_search=True)
+                return rows.places(scan.to_table()["_rowid"].to_numpy())
+        except (ValueError, OSError, RuntimeError, IndexError) as error:
+            reason = " ".join(str(error).split())
+            raise BadIndex(
+                f"item_vectors at version {self._version}: its index cannot be read "
+                f"({reason:.200}): {REMEDY}"
+            ) from error
+
+    def prove(self) -> None:
+        """Refuse an index that does not answer with every row of the table once."""
+        rows = self._data.count_rows()
+        query = np.zeros(self._data.schema.field(SEARCH_PREFIX).type.list_size, np.float32)
+        query[0] = 1
+        found = np.sort(self.candidates(query, rows, nprobes=rows))  # partitions are never more
+        if not np.array_equal(found, np.arange(rows)):
+            raise BadIndex(
+                f"item_vectors at version {self._version}: its index answers with "
+                f"{len(np.unique(found)):,} of {rows:,} rows, {len(found):,} in all: {REMEDY}"
+            )
 
     @cached_property
     def _data(self) -> "lance.LanceDataset":
@@ -131,6 +172,16 @@ def _index(data: "lance.LanceDataset") -> dict[str, Any] | None:
     return None
 
 
+def _is_whole(tables: Tables) -> bool:
+    """Return whether the newest version has an index as it should be, which answers."""
+    version = tables.dataset("item_vectors").version
+    try:
+        Nearby(tables, version, described(tables, version)).prove()
+    except BadIndex:
+        return False
+    return True
+
+
 def _promise(rows: int) -> dict[str, Any]:
     return {"column": SEARCH_PREFIX, "kind": KIND, "metric": METRIC, "rows": rows}
 
@@ -154,16 +205,19 @@ def _add_column(tables: Tables, column: str, dim: int) -> None:
 
 def _refresh_column(tables: Tables, column: str, dim: int) -> None:
     """Write the prefix of the rows that have none, or that of an earlier vector."""
-    stale = []
-    columns = ["item_id", column, SEARCH_PREFIX]
-    for batch in tables.batches("item_vectors", columns=columns):
-        head, held = prefix(matrix(batch[column]), dim), batch[SEARCH_PREFIX]
-        stale_here = ~held.is_valid().to_numpy(zero_copy_only=False)
-        there = ~stale_here
-        stale_here[there] = (np.abs(head[there] - matrix(held.drop_null())) > SAME).any(axis=1)
-        if stale_here.any():
-            ids = batch["item_id"].filter(pa.array(stale_here))
-            stale.append(pa.table({"item_id": ids, SEARCH_PREFIX: vector_array(head[stale_here])}))
-    if stale:
+    if stale := list(_stale(tables, None, column, dim)):
         merge = tables.dataset("item_vectors").merge_insert("item_id")
         merge.when_matched_update_all().use_index(False).execute(pa.concat_tables(stale))
+
+
+def _stale(tables: Tables, version: int | None, column: str, dim: int) -> Iterator[pa.Table]:
+    """Yield the rows that lack the prefix of their vector, with it: item_id and SEARCH_PREFIX."""
+    columns = ["item_id", column, SEARCH_PREFIX]
+    for batch in tables.batches("item_vectors", columns=columns, version=version):
+        head, held = prefix(matrix(batch[column]), dim), batch[SEARCH_PREFIX]
+        there = held.is_valid().to_numpy(zero_copy_only=False)
+        same = np.zeros(len(head), bool)  # of NaN too
+        same[there] = (np.abs(head[there] - matrix(held.drop_null())) <= SAME).all(axis=1)
+        if not same.all():
+            ids = batch["item_id"].filter(pa.array(~same))
+            yield pa.table({"item_id": ids, SEARCH_PREFIX: vector_array(head[~same])})

@@ -22,7 +22,8 @@ ItemnestError
 └── MissingPart      a feature whose package is not installed (RuntimeError)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 
@@ -104,6 +105,17 @@ class QueryRefused(ItemnestError, ValueError):
 
 class MissingPart(ItemnestError, RuntimeError):
     """A feature that needs a package which is not installed."""
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """Raise a panic of Lance, which is no Exception, as a RuntimeError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a module that cannot be imported
+            raise
+        raise RuntimeError(f"Lance panicked: {error}") from error
 
 
 def some(values: Iterable[object], limit: int = 5) -> str:

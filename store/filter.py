@@ -34,14 +34,28 @@ class Filter:
 
     def rows(self, where: str) -> NDArray[np.int64]:
         """Return the rows of the pack whose items pass a SQL condition, ascending."""
+        ids = self._passed(where, "")
+        # Of `true) LIMIT 1` Lance ignores all from LIMIT on: our bracket, and what is added here.
+        if len(ids) and len(self._passed(where, " AND false")):
+            raise QueryRefused(
+                f"where={where!r} is not a filter over items: it closes a bracket that it has not "
+                "opened"
+            )
+        rows = np.sort(self._rows.places(ids))
+        return rows[np.searchsorted(rows, 1) :]
+
+    def _passed(self, where: str, more: str) -> NDArray[np.uint64]:
+        """Return the row ids of the items that pass a condition and what is added to it."""
         # The brackets refuse what Lance would ignore behind a filter: `; DROP …`, ORDER BY, LIMIT.
+        # The new line ends a comment, which would hide the second one.
+        condition = f"({where}\n){more}"
         try:
-            passed = self._items.scanner(columns=["_rowid"], filter=f"({where})").to_table()
+            return (
+                self._items.scanner(columns=["_rowid"], filter=condition).to_table()[0].to_numpy()
+            )
         except (ValueError, OSError) as error:
             # What follows ", /" is a path in Lance's sources.
             reason = str(error).split(", /")[0].removeprefix("Invalid user input: ")
             raise QueryRefused(
                 f"where={where!r} is not a filter over items: {' '.join(reason.split())}"
             ) from error
-        rows = np.sort(self._rows.places(passed["_rowid"].to_numpy()))
-        return rows[np.searchsorted(rows, 1) :]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from matryoshka.prefix import Vectors, prefix
 from store import ann
-from store.errors import BadVectors, UnknownTable
+from store.errors import BadIndex, BadVectors, UnknownTable
 from store.schema import ROLES, SEARCH_PREFIX, matrix, view_column
 from store.tables import Tables
 
@@ -78,6 +78,7 @@ def searchable(tables: Tables, draft: "Draft", log: Sequence["Release"]) -> "Dra
     if SEARCH_PREFIX in draft.description["views"]:
         raise BadVectors(f"a view may not be called {SEARCH_PREFIX!r}: the search index is")
     way = _found_before(tables, draft, log) or _found(tables, draft)
+    _refuse_other_rows(tables, draft.tables["item_vectors"], way.version)
     quality = {name: part for name, part in draft.quality.items() if name != "search"}
     if way.recall:
         quality["search"] = {"sample": SAMPLE, f"recall@{K}": way.recall}
@@ -97,7 +98,7 @@ def _found_before(tables: Tables, draft: "Draft", log: Sequence["Release"]) -> W
             continue
         if version in (plan["made_from"], pinned):
             recall = release.quality.get("search", {}).get(f"recall@{K}", {})
-            return Way(pinned, plan, recall) if _kept(tables, pinned) else None
+            return Way(pinned, plan, recall) if _kept(tables, pinned, plan) else None
     return None
 
 
@@ -106,12 +107,29 @@ def _shape(description: Mapping[str, Any]) -> str:
     return json.dumps([description[part] for part in parts], sort_keys=True)
 
 
-def _kept(tables: Tables, version: int) -> bool:
+def _kept(tables: Tables, version: int, plan: Mapping[str, Any]) -> bool:
     try:
         tables.dataset("item_vectors", version=version)
-    except UnknownTable:  # cleaned up since
+        if "index" in plan:
+            ann.prove(tables, version, plan)
+    except (UnknownTable, BadIndex):  # cleaned up or damaged since
         return False
     return True
+
+
+def _refuse_other_rows(tables: Tables, proven: int, pinned: int) -> None:
+    """Refuse to pin a version whose rows, in this order, are not those of the version proven."""
+    if proven == pinned:
+        return
+    before, after = (
+        tables.read("item_vectors", columns=["item_id", "digest"], version=version)
+        for version in (proven, pinned)
+    )
+    if not after.equals(before):
+        raise BadVectors(
+            f"item_vectors: version {pinned}, which is searched, has other rows than version "
+            f"{proven}, which is to be published: write the vectors anew, then publish them"
+        )
 
 
 def _found(tables: Tables, draft: "Draft") -> Way:
@@ -244,7 +262,7 @@ def _places(candidates: Ranking, exact: Ranking) -> NDArray[np.int64]:
 
 
 def _needed(candidates: Ranking, exact: Ranking) -> int | None:
-    """Return how many of the candidates hold FLOOR of the exact answers, None if all do not."""
+    """Return how many candidates hold FLOOR of the exact answers, None if even all do not."""
     places = np.sort(_places(candidates, exact))
     last = int(places[ceil(FLOOR * len(places)) - 1])
     return last + 1 if last < candidates.shape[1] else None

@@ -185,6 +185,12 @@ def item_vectors_table(
     return pa.table(columns, schema=schema)
 
 
+def vector_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns of `item_vectors` that its digests are over, in their order."""
+    vectors = (field.name for field in schema if pa.types.is_fixed_size_list(field.type))
+    return [name for name in vectors if name != SEARCH_PREFIX]
+
+
 def row_digests(matrices: Sequence[Vectors]) -> NDArray[np.uint64]:
     """Return one 64-bit digest per row over the row's vectors in all matrices."""
     rows = np.ascontiguousarray(np.concatenate(matrices, axis=1, dtype=np.float32))

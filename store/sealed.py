@@ -21,8 +21,8 @@ from store import _lookup
 # magic, bytes before the checksums, bytes of a block, checksum of both and of the checksums
 FOOTER = struct.Struct("<8sQQQ")
 MAGIC = b"ITMNEST2"
-# To find that a block is not proven costs 20 µs; so each time some more are proven, 30 µs for these,
-# until all are: 2,000 times in a file of 512 MB.
+# To find that a block is not proven costs 20 µs; so each time more are proven, which takes 30 µs,
+# until all are: after 2,000 times in a file of 512 MB.
 AHEAD = 64
 BLOCK = 4096  # what a disk reads at least; a checksum of 8 bytes each
 

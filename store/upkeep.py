@@ -4,12 +4,13 @@ It knows what Lance's own upkeep leaves undone. It does not know who needs a ver
 write: its callers hold the writer lock.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from store.errors import StoreLocked
+from store.errors import StoreLocked, no_panic
 
 if TYPE_CHECKING:
     import lance
@@ -18,6 +19,7 @@ Result = TypeVar("Result")
 KEEP_TAG = "itemnest-keep-"
 CONFLICT = "commit conflict"
 ATTEMPTS = 5
+LOG = logging.getLogger("itemnest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +53,29 @@ def cover(newest: Callable[[], "lance.LanceDataset"]) -> int | None:
     """Add to every index the rows that it lacks; return the version made, None if none lacks any.
 
     Lance leaves rows that were written after an index was built out of it: look-ups read them
-    one by one, slower with every upsert.
+    one by one, slower with every upsert. What cannot be completed, as its files are damaged, is
+    dropped with a warning, lest it refuse every write: who needs an index makes it anew.
     """
-    if not any(unindexed(newest()).values()):
+    lacking = [name for name, rows in unindexed(newest()).items() if rows]
+    if not lacking:
         return None
-    retried(newest, lambda data: data.optimize.optimize_indices())
+    try:
+        with no_panic():
+            retried(newest, lambda data: data.optimize.optimize_indices())
+    except StoreLocked:
+        raise
+    except (ValueError, OSError, RuntimeError) as error:
+        for name in lacking:
+            retried(newest, lambda data, name=name: data.drop_index(name))
+        LOG.warning("%s: dropped %s, which cannot be completed: %s", newest().uri, lacking, error)
     return newest().version
 
 
 def unindexed(data: "lance.LanceDataset") -> dict[str, int]:
     """Return for every index of a table how many rows it lacks."""
-    names = [index.name for index in data.describe_indices()]
-    return {name: data.stats.index_stats(name)["num_unindexed_rows"] for name in names}
+    # Not by Lance's statistics, which read the index: a damaged one panics.
+    rows = data.count_rows()
+    return {index.name: rows - index.num_rows_indexed for index in data.describe_indices()}
 
 
 def retried(

@@ -51,9 +51,32 @@ def rebuilt(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         json.loads(line)["item_id"] for line in lines if json.loads(line)["item_id"] in known
     )
     items.write_text("\n".join(line for line in lines if f'"{gone}"' not in line) + "\n")
-    events = gzip.decompress(log.read_bytes())
-    log.write_bytes(gzip.compress(events + events.splitlines()[-1] + b"\n"))
+    one_event_more(log)
     return folder, gone, materialize(folder / "itemnest.toml")
+
+
+def one_event_more(log: Path) -> None:
+    """Repeat the first event of a compressed CSV file."""
+    events = gzip.decompress(log.read_bytes())
+    log.write_bytes(gzip.compress(events + events.splitlines()[1] + b"\n"))
+
+
+@pytest.fixture(scope="module")
+def relogged(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> ItemStore:
+    """A shop whose added items were changed, the teapot there and back, then run on a new log."""
+    folder = tmp_path_factory.mktemp("relogged") / "shop"
+    shutil.copytree(shop, folder)
+    picture = next(path for path in (folder / "catalogue").rglob("*.jpg"))
+    shutil.copy(picture, folder / "lamp.jpg")
+    add(settings(folder), put(folder, TEAPOT, LAMP | {"image_path": "lamp.jpg"}))
+    add(settings(folder), put(folder, TEAPOT | {"title": "A red tent"}, LAMP))
+    assert add(settings(folder), put(folder, TEAPOT)).encoded["text"] == 0
+    one_event_more(next((folder / "catalogue").glob("interactions.*")))
+    outcome = materialize(folder / "itemnest.toml")
+    assert outcome.succeeded, outcome.failures
+    assert outcome.assets["text_vectors"]["what"] == "nothing to encode"
+    assert outcome.assets["item_vectors"]["what"] == "applied"
+    return ItemStore.open(folder / "store")
 
 
 def test_an_added_item_is_readable_at_once_in_the_released_space(copy: Path) -> None:
@@ -115,6 +138,23 @@ def test_an_item_that_left_the_catalogue_is_unknown_from_the_next_release_on(
         store.get_item_vectors([gone])
     assert store.changes(since="r2").removed == [gone]
     assert store.at(release="r2").lookup([gone]).found.all()
+
+
+def test_a_run_gives_a_changed_item_the_vector_of_the_text_that_it_has(
+    relogged: ItemStore,
+) -> None:
+    texts = {name: relogged.at(release=name) for name in ("r3", "r4", "r5")}
+    tent, teapot, run = (
+        store.get_item_vectors(["NEW-1"], view="content") for store in texts.values()
+    )
+    np.testing.assert_allclose(run, teapot, atol=1e-4)
+    assert float((run * tent).sum()) < 0.9
+
+
+def test_a_run_gives_an_item_that_lost_its_picture_no_picture(relogged: ItemStore) -> None:
+    query = "SELECT has_image FROM item_vectors WHERE item_id = 'NEW-2'"
+    had = [relogged.at(release=name).sql(query)["has_image"][0].as_py() for name in ("r2", "r5")]
+    assert had == [True, False]
 
 
 def test_a_removed_item_is_unknown_while_earlier_releases_keep_it(copy: Path) -> None:
@@ -184,6 +224,22 @@ def test_an_addition_that_was_rolled_back_does_not_come_with_the_next(copy: Path
     assert found.tolist() == [False, True]
 
 
+def test_an_item_that_a_rollback_hides_can_be_removed_and_stays_out(copy: Path) -> None:
+    add(settings(copy), put(copy, TEAPOT))
+    ItemStore.open(copy / "store").rollback("r1")
+    tables = Tables(copy / "store")
+    before = tables.version("items")
+    with pytest.raises(UnknownIds, match="NEW-9"):
+        remove(settings(copy), ["NEW-1", "NEW-9"])
+    assert tables.version("items") == before
+    assert remove(settings(copy), ["NEW-1"]).release == "r1"
+    assert tables.count("items", where="item_id = 'NEW-1'") == 0
+    outcome = materialize(copy / "itemnest.toml")
+    assert outcome.succeeded, outcome.failures
+    log = [release.name for release in ItemStore.open(copy / "store").releases()]
+    assert log == ["r1", "r2", "r1"]
+
+
 def test_a_rollback_outlives_the_next_run_over_an_unchanged_catalogue(copy: Path) -> None:
     add(settings(copy), put(copy, TEAPOT))
     ItemStore.open(copy / "store").rollback("r1")
@@ -195,6 +251,16 @@ def test_files_of_which_nothing_can_be_added_are_refused_with_the_reason(copy: P
     known = Tables(copy / "store").read("items", columns=["item_id"])["item_id"][0].as_py()
     with pytest.raises(ValueError, match="in_catalogue"):
         add(settings(copy), put(copy, {"item_id": known, "title": "x"}))
+
+
+def test_a_file_that_adds_nothing_leaves_nothing_for_the_next_run_to_release(copy: Path) -> None:
+    add(settings(copy), put(copy, TEAPOT))
+    tables = Tables(copy / "store")
+    before = tables.read("rejected_items")
+    assert add(settings(copy), put(copy, TEAPOT, {"title": "no id"})).release == "r2"
+    with pytest.raises(ValueError, match="missing_item_id"):
+        add(settings(copy), put(copy, {"title": "no id"}))
+    assert tables.read("rejected_items").equals(before)
 
 
 def test_nothing_is_added_to_a_release_of_other_settings(copy: Path) -> None:
@@ -220,3 +286,17 @@ def test_a_shop_with_a_channel_of_its_own_leaves_production_alone(copy: Path) ->
     staged = ItemStore.open(copy / "store", channel="staging")
     assert "NEW-1" in staged.item_matrix().ids
     assert staged.release.space_id == ItemStore.open(copy / "store").release.space_id
+
+
+def test_a_channel_that_was_given_the_release_gets_no_other_for_the_same_catalogue(
+    copy: Path,
+) -> None:
+    ItemStore.open(copy / "store").promote("r1", "staging")
+    file = copy / "itemnest.toml"
+    text = file.read_text()
+    file.write_text(text.replace('channel = "production"', 'channel = "staging"'))
+    assert file.read_text() != text
+    outcome = materialize(file)
+    assert outcome.succeeded, outcome.failures
+    assert outcome.assets["release"]["what"] == "nothing changed, no new release"
+    assert ItemStore.open(copy / "store", channel="staging").release.name == "r1"

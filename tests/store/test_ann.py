@@ -1,7 +1,8 @@
 """How a release comes to be searched on a short prefix, and what happens when its index is off."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from matryoshka.prefix import prefix, unit
 from store import BadIndex, BadVectors, ItemStore, ann, recall, releases
-from store.schema import SEARCH_PREFIX, item_vectors_table
+from store.schema import RELEASES, SEARCH_PREFIX, item_vectors_table
 
 N, WIDTH, DIMS = 3000, 64, [16, 64]
 IDS = [f"item {number}" for number in range(N)]
@@ -266,6 +267,62 @@ def test_rows_that_the_index_lacks_are_refused(tmp_path: Path, monkeypatch: pyte
     release.description["search"]["index"]["rows"] = N + 2
     with pytest.raises(BadIndex, match=f"rows {N + 2}, and it has .* rows {N}"):
         ItemStore(store.tables, release).search("item 7")
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    """Write zeros over the second half, in which Lance keeps what a file is made of."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+
+
+@pytest.mark.parametrize("damage", [delete, cut])
+def test_a_damaged_index_is_refused_until_the_vectors_are_published_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+):
+    sized(monkeypatch, INDEXED)
+    store = publish(tmp_path)
+    answer = store.search("item 7")
+    for file in tmp_path.rglob("_indices/*/*"):
+        damage(file)
+    store = ItemStore.open(tmp_path)
+    with pytest.raises(BadIndex, match=r"its index cannot be read .*: publish it anew"):
+        store.search("item 7")
+    releases.publish(store.tables, draft(store))
+    assert ItemStore.open(tmp_path).search("item 7").equals(answer)
+
+
+def test_rows_are_written_beside_a_damaged_index_and_found_in_the_next_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    sized(monkeypatch, INDEXED)
+    store = publish(tmp_path)
+    for file in tmp_path.rglob("_indices/*/*"):
+        cut(file)
+    more = item_vectors_table(["fresh"], {"fused": clustered()[7:8]})
+    version = store.tables.upsert("item_vectors", more)
+    assert "dropped ['near'], which cannot be completed" in caplog.text
+    releases.publish(store.tables, draft(store, item_vectors=version))
+    assert store.refresh().description["search"]["kind"] == ann.KIND
+    assert store.search("item 7", k=1)["item_id"].to_pylist() == ["fresh"]
+
+
+def test_a_version_of_other_rows_is_not_taken_for_the_one_that_was_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sized(monkeypatch, INDEXED)
+    store = publish(tmp_path)
+    other = item_vectors_table(IDS, {"fused": clustered()[::-1]})
+    version = store.tables.replace("item_vectors", other)
+    made = {**store.release.description["search"], "made_from": version}
+    description = {**store.release.description, "search": made}
+    forged = replace(store.release, event=2, name="r2", description=description)
+    store.tables.append("releases", pa.Table.from_pylist([forged.to_row()], schema=RELEASES))
+    with pytest.raises(BadVectors, match=rf"has other rows than version {version}"):
+        releases.publish(store.tables, draft(store, item_vectors=version))
 
 
 def test_the_column_of_the_index_is_no_view(tmp_path: Path):

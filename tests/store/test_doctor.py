@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -67,19 +68,54 @@ def test_a_key_that_is_there_twice_is_named_with_its_table(tmp_path: Path) -> No
 def test_an_index_that_is_not_the_promised_one_is_named(
     tmp_path: Path, rows_promised: int, checks_wrong: list[str]
 ) -> None:
+    assert list(wrong(indexed(tmp_path, rows=rows_promised))) == checks_wrong
+
+
+def test_an_index_whose_files_are_gone_is_named(tmp_path: Path) -> None:
+    tables = indexed(tmp_path)
+    for file in tmp_path.rglob("_indices/*/*"):
+        file.unlink()
+    found = wrong(tables)
+    assert list(found) == ["index"]
+    assert "its index cannot be read" in found["index"]
+    assert "publish it anew" in found["index"]
+
+
+def test_a_search_column_of_other_vectors_is_named(tmp_path: Path) -> None:
+    tables = indexed(tmp_path, column="fused_context")
+    assert "of 30 rows is not the prefix of fused_context ('A0'" in wrong(tables)["index"]
+
+
+def test_vectors_other_than_those_written_are_named(tmp_path: Path) -> None:
     tables = publish(tmp_path)
+    held = [row.as_py() for row in tables.read("item_vectors")["content"].take([3, 7])]
+    one, other = (np.array(row, np.float32).tobytes() for row in held)
+    (file,) = (tmp_path / "item_vectors.lance/data").iterdir()
+    content = file.read_bytes()
+    assert content.count(one) == content.count(other) == 1
+    swapped = content.replace(one, b"?" * len(one)).replace(other, one)
+    file.write_bytes(swapped.replace(b"?" * len(one), other))
+    found = wrong(tables)
+    assert list(found) == ["digests"]
+    assert "the vectors of 2 items are not those that were written ('A3', 'A7')" in found["digests"]
+
+
+def indexed(folder: Path, *, rows: int = 30, column: str = "fused_target") -> Tables:
+    """Publish a release that is indexed and promises `rows` rows and a prefix of `column`."""
+    tables = publish(folder)
     first = releases.visible(tables)
     version = ann.build(tables, first.tables["item_vectors"], "fused_target", 8)
-    plan = {"index": ann.described(tables, version) | {"rows": rows_promised}}
-    indexed = replace(
+    index = ann.described(tables, version) | {"rows": rows}
+    plan = {"index": index, "column": column, "prefix": 8}
+    release = replace(
         first,
         event=2,
         name="r2",
         tables=first.tables | {"item_vectors": version},
         description=first.description | {"search": plan},
     )
-    tables.append("releases", pa.Table.from_pylist([indexed.to_row()], schema=RELEASES))
-    assert list(wrong(tables)) == checks_wrong
+    tables.append("releases", pa.Table.from_pylist([release.to_row()], schema=RELEASES))
+    return tables
 
 
 def test_a_block_of_a_pack_that_was_changed_is_named_with_its_file(tmp_path: Path) -> None:

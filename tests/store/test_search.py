@@ -64,6 +64,7 @@ def test_a_filter_limits_the_answers_to_items_that_pass_it(store: ItemStore):
     found = store.search("id 3", k=200, where="price < 10 AND title <> 'Item id 4'")
     assert sorted(found["item_id"].to_pylist()) == sorted({*IDS[:10]} - {"id 3", "id 4"})
     assert store.search("id 3", where="false").num_rows == 0
+    assert store.search("id 3", where="price < 10 -- a note").num_rows == 9
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,10 @@ def test_a_filter_limits_the_answers_to_items_that_pass_it(store: ItemStore):
         ("title", "does not return a boolean"),
         ("price < 1; DROP TABLE items", "found: ;"),
         ("price < 1 LIMIT 1", "found: LIMIT"),
-        ("price < 1 -- and more", "Expected"),
+        ("true) -- ", "closes a bracket that it has not opened"),
+        ("true) LIMIT 1", "closes a bracket that it has not opened"),
+        ("price < 1) OR (true", "closes a bracket that it has not opened"),
+        ("true) /* ", "Unexpected EOF"),
         ("item_id IN (SELECT item_id FROM items)", "is not supported"),
         ("read_csv('/etc/passwd') IS NULL", "Invalid function 'read_csv'"),
         ("", "Expected: an expression"),
