@@ -75,9 +75,8 @@ def publish(folder: Path) -> None:
     vectors = random.standard_normal((N, WIDTH), np.float32)
     with tables.lock():
         version = tables.replace("items", items)
-        draft = draft_of(
-            tables, ids, vectors, context=None, view="fused", dims=None, space="benchmark"
-        )
+        names = {"view": "fused", "space": "benchmark"}
+        draft = draft_of(tables, None, ids, vectors, context=None, dims=None, **names)
         pins = {**draft.tables, "items": version}
         releases.publish(tables, replace(draft, tables=pins))
 
