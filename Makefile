@@ -17,7 +17,7 @@ help:
 	@echo "make test                      lint, types, borders and every quick test"
 	@echo "make test-slow                 the kill and scale tests (minutes)"
 	@echo "make bench [CATALOG=<folder>]  benchmarks/pipeline.py, a JSON line per figure"
-	@echo "make bench-store               look-ups against rivals at three sizes, and docs/lookup.svg"
+	@echo "make bench-store               look-ups, search, upserts, SQL beside rivals; docs/lookup.svg"
 
 install: $(STAMP)
 
@@ -64,7 +64,15 @@ bench: install
 	$(BIN)/python -m benchmarks.pipeline $(if $(CATALOG),"$(CATALOG)")
 
 bench-store: install
-	$(BIN)/python -m benchmarks.lookup --scale docs/lookup.svg
+	@mkdir -p data/bench
+	$(BIN)/python -m benchmarks.lookup --scale data/bench/lookup.svg > data/bench/lookup.jsonl
+	for n in 10000 100000 1000000; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search --space nested --items $$n || exit 1; \
+	done > data/bench/search.jsonl
+	$(BIN)/python -m benchmarks.upsert > data/bench/upsert.jsonl
+	$(BIN)/python -m benchmarks.sql > data/bench/sql.jsonl
+	$(BIN)/python -m benchmarks.plot data/bench/*.jsonl docs/lookup.svg
+	@cat data/bench/*.jsonl
 
 # Write requirements.lock anew from what pyproject.toml asks for today.
 lock:
