@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 FOLDER ?= data/$(if $(CATALOG),$(notdir $(abspath $(CATALOG))),demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo example ui test test-slow check format lint types imports bench bench-store lock clean
+.PHONY: help install demo example ui test pytest test-slow check format lint types imports bench bench-store lock clean
 
 help:
 	@echo "make demo                      a generated shop, in to released item vectors"
@@ -38,7 +38,9 @@ ui: install
 	@test -f "$(FOLDER)/itemnest.toml" || { echo "nothing in $(FOLDER) yet: make demo first"; exit 1; }
 	@$(BIN)/itemnest ui --settings "$(FOLDER)/itemnest.toml"
 
-test: install lint types imports
+test: lint types imports pytest
+
+pytest: install
 	$(BIN)/python -m pytest -q
 
 test-slow: install

@@ -29,6 +29,7 @@ def test_every_row_of_a_real_catalogue_is_kept_or_refused_by_name(
     assert log.kept > 0.99 * log.rows
 
 
+@pytest.mark.slow
 def test_fused_vectors_of_xwines_beat_popularity_and_content_at_128_dims(
     datasets: Path, tmp_path: Path
 ) -> None:
