@@ -30,7 +30,7 @@ from store.lock import file_lock
 from store.objects import folders, open_objects
 from store.paths import local_folder
 from store.schema import KEYS, positions
-from store.upkeep import Upkeep, cover, tend
+from store.upkeep import Upkeep, cover, retried, tend
 
 if TYPE_CHECKING:
     import lance
@@ -187,8 +187,12 @@ class Tables:
             self._proven(table, key, done.version, rows[key])
             return done.num_inserted_rows
 
-    def append(self, name: str, rows: Rows) -> int:
-        """Add rows at the end; return the new version. A missing table is created."""
+    def append(self, name: str, rows: Rows, *, absent_at: int | None = None) -> int:
+        """Add rows at the end; return the new version. A missing table is created.
+
+        absent_at: a version in which the caller has seen none of the keys. If this commit is the
+        next one, that is the proof; otherwise, as without it, all keys are read.
+        """
         rows, key = _whole(rows), KEYS.get(name)
         if key:
             _refuse_repeats(name, rows[key], key)
@@ -199,7 +203,11 @@ class Tables:
             # Not a merge, which forgets the order of the rows.
             rows = self._fitted(table, rows)
             mine = table.add(rows).version
-            return self._proven(table, key, mine, rows[key]) if key else mine
+            if key is None:
+                return mine
+            if absent_at is not None and mine == absent_at + 1:
+                return cover(partial(self.dataset, name)) or mine
+            return self._proven(table, key, mine, rows[key])
 
     def replace(self, name: str, rows: Rows, key: str | None = None) -> int:
         """Make these rows, in their own schema, the whole table; return the new version.
@@ -217,6 +225,13 @@ class Tables:
             for part in _parts(values):
                 version = self._table(name).delete(is_in(key, part)).version
             return version
+
+    def compact(self, name: str) -> int:
+        """Merge the small fragments that many appends leave; return the new version."""
+        with self.lock():
+            newest = partial(self.dataset, name)
+            retried(newest, lambda data: data.optimize.compact_files())
+            return newest().version
 
     def lock(self) -> AbstractContextManager[None]:
         """Return the writer lock: one writer per store, re-entrant in a process.

@@ -111,14 +111,43 @@ def test_batches_give_the_rows_of_a_read(tables: Tables):
     assert pa.Table.from_batches(batches).equals(tables.read("items", where="price >= 10"))
 
 
+def encoded(keys: list[str], matrix: np.ndarray | None = None) -> pa.Table:
+    """Rows of an encoder's cache."""
+    zeros = np.zeros((len(keys), 4), np.float16)
+    plain = {name: keys for name in ("key", "item_id", "encoder", "content_hash")}
+    rows = {
+        "cut_tokens": [0] * len(keys),
+        "vector": vector_array(zeros if matrix is None else matrix),
+    }
+    return pa.table(plain | rows, schema=vectors_schema(4))
+
+
+def test_an_append_of_absent_keys_needs_no_other_proof(tables: Tables):
+    at = tables.append("text_vectors", encoded(["a", "b"]))
+    at = tables.append("text_vectors", encoded(["c"]), absent_at=at)
+    at = tables.append("text_vectors", encoded(["d"]), absent_at=at)
+    assert tables.read("text_vectors", version=at)["key"].to_pylist() == ["a", "b", "c", "d"]
+
+
+def test_an_append_behind_another_writers_commit_is_proven(tables: Tables):
+    at = tables.append("text_vectors", encoded(["a"]))
+    tables.append("text_vectors", encoded(["b"]))  # since the keys were looked for
+    with pytest.raises(BadTable, match="'key' would occur more than once \\('b'\\)"):
+        tables.append("text_vectors", encoded(["b"]), absent_at=at)
+    assert tables.read("text_vectors")["key"].to_pylist() == ["a", "b"]
+
+
+def test_compacting_keeps_the_rows_and_their_order(tables: Tables):
+    for key in "abcdef":
+        tables.append("text_vectors", encoded([key]))
+    version = tables.compact("text_vectors")
+    assert tables.read("text_vectors", version=version)["key"].to_pylist() == list("abcdef")
+    assert len(tables.dataset("text_vectors").get_fragments()) == 1
+
+
 def test_float16_vectors_come_back_bit_by_bit(tables: Tables):
     matrix = np.arange(12, dtype=np.float16).reshape(3, 4) / 7
-    table = pa.table(
-        {name: ["a", "b", "c"] for name in ("key", "item_id", "encoder", "content_hash")}
-        | {"vector": vector_array(matrix)},
-        schema=vectors_schema(4),
-    )
-    tables.append("text_vectors", table)
+    tables.append("text_vectors", encoded(["a", "b", "c"], matrix))
     read = tables.read("text_vectors")["vector"].combine_chunks().flatten().to_numpy()
     np.testing.assert_array_equal(read.reshape(3, 4), matrix)
 
