@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 FOLDER ?= data/$(if $(CATALOG),$(notdir $(abspath $(CATALOG))),demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo example ui test pytest test-slow check format lint types imports bench bench-store lock clean
+.PHONY: help install demo example ui test pytest test-slow check format lint types imports bench bench-store bench-encode lock clean
 
 help:
 	@echo "make demo                      a generated shop, in to released item vectors"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-slow                 the kill and scale tests (minutes)"
 	@echo "make bench [CATALOG=<folder>]  benchmarks/pipeline.py, a JSON line per figure"
 	@echo "make bench-store               look-ups, search, upserts, SQL beside rivals; docs/lookup.svg"
+	@echo "make bench-encode              encoding beside the bare model and rivals (an hour), and at scale"
 
 install: $(STAMP)
 
@@ -75,6 +76,12 @@ bench-store: install
 	$(BIN)/python -m benchmarks.sql > data/bench/sql.jsonl
 	$(BIN)/python -m benchmarks.plot data/bench/*.jsonl docs/lookup.svg
 	@cat data/bench/*.jsonl
+
+bench-encode: install
+	@mkdir -p data/bench
+	$(BIN)/python -m benchmarks.encode > data/bench/encode.jsonl
+	$(BIN)/python -m benchmarks.scale > data/bench/scale.jsonl
+	@cat data/bench/encode.jsonl data/bench/scale.jsonl
 
 # Write requirements.lock anew from what pyproject.toml asks for today.
 lock:

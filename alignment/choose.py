@@ -4,7 +4,7 @@ Every choice is the best of a short list for a judge that sees validation target
 validation users the first of each list stands.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar
@@ -25,11 +25,20 @@ from alignment.consumer import Trial, by_cosine, figures, rank
 from alignment.fuse import Dial, compacted, fused
 from alignment.interactions import Sequences
 from alignment.map import fit_map
-from alignment.whiten import Content, ContentBlock, content_block, whitening
+from alignment.whiten import (
+    MODALITIES,
+    Content,
+    ContentBlock,
+    Encoded,
+    Shares,
+    content_block,
+    whitening,
+)
 from matryoshka.prefix import Vectors
 
 WHITENING = (0.5, 0.0, 0.25, 1.0)
 IMAGE_WEIGHTS = (0.2, 0.05, 0.1, 0.4, 0.0)
+MULTIMODAL_WEIGHTS = (0.5, 0.2, 0.8, 1.0, 0.0)
 BALANCES = (0.5, 0.4, 0.25)
 SINGULAR_POWERS = (0.5, 0.25, 0.75)
 WINDOWS = ((20, 0.5), (5, 1.0), (20, 1.0), (50, 0.25))
@@ -71,25 +80,44 @@ class Judge:
 
 
 def choose_block(content: Content, judge: Judge, *, width: int) -> ContentBlock:
-    """Pick the whitening power of each modality alone, then the weight between them."""
-    text = whitening(content.text[content.has_text])
-    image = whitening(content.image[content.has_image])
+    """Pick the whitening power of each modality alone, then the weights between them."""
+    found = {name: whitening(part.vectors[part.has]) for name, part in _named(content)}
+    powers: dict[str, float] = dict.fromkeys(MODALITIES, WHITENING[0])
+    there = [name for name, part in _named(content) if part.has.any()]
+    what = "choosing the whitening"
 
-    def build(choice: tuple[float, float, float]) -> ContentBlock:
-        parts = replace(text, power=choice[0]), replace(image, power=choice[1])
-        return content_block(content, *parts, image_weight=choice[2], width=width)
+    def build(shares: Shares, powers: Mapping[str, float]) -> ContentBlock:
+        parts = {name: replace(each, power=powers[name]) for name, each in found.items()}
+        return content_block(content, parts, shares=shares, width=width)
 
-    def value(choice: tuple[float, float, float]) -> float:
-        rows = build(choice)(content)
+    def value(shares: Shares, powers: Mapping[str, float]) -> float:
+        rows = build(shares, powers)(content)
         return judge(rows, rows)
 
-    what, default = "choosing the whitening", WHITENING[:1]
-    texts = WHITENING if content.has_text.any() else default
-    images = WHITENING if content.has_image.any() else default
-    weights = IMAGE_WEIGHTS if texts is images else IMAGE_WEIGHTS[:1]
-    a = judge.best([(power, default[0], 0.0) for power in texts], value, what)[0]
-    b = judge.best([(default[0], power, 1.0) for power in images], value, what)[1]
-    return build(judge.best([(a, b, weight) for weight in weights], value, what))
+    def best_power(name: str) -> float:
+        alone = Shares(**{each: float(each == name) for each in MODALITIES})
+        return judge.best(WHITENING, lambda power: value(alone, {**powers, name: power}), what)
+
+    powers |= {name: best_power(name) for name in there}
+    shares = [_shares(0.0, weight) for weight in IMAGE_WEIGHTS]
+    if not {"text", "image"} <= set(there):
+        shares = shares[:1]
+    best = judge.best(shares, lambda each: value(each, powers), what)
+    if "multimodal" in there:
+        weights = MULTIMODAL_WEIGHTS if len(there) > 1 else (1.0,)
+        candidates = [_shares(weight, best.image) for weight in weights]
+        best = judge.best(candidates, lambda each: value(each, powers), what)
+    return build(best, powers)
+
+
+def _named(content: Content) -> list[tuple[str, Encoded]]:
+    return list(zip(MODALITIES, content.parts, strict=True))
+
+
+def _shares(multimodal: float, image: float) -> Shares:
+    """Return the shares for a weight of the multimodal part, and of the image in the rest."""
+    rest = 1 - multimodal
+    return Shares(text=rest * (1 - image), image=rest * image, multimodal=multimodal)
 
 
 def choose_recipe(seq: Sequences, judge: Judge, *, dim: int, seed: int) -> Recipe:

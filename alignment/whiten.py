@@ -3,7 +3,10 @@
 It knows encoder outputs as arrays with a bit per row that says whether the item has the modality.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +17,44 @@ MAX_DIRECTIONS = 256
 RELATIVE_FLOOR = 1e-5
 RIDGE = 1.0
 Bits = NDArray[np.bool_]
+MODALITIES = ("text", "image", "multimodal")
+
+
+class Encoded(NamedTuple):
+    """One modality of n items: outputs of its encoder [n, d], and who has them.
+
+    A modality that nobody has may be zero wide. Rows without it are ignored.
+    """
+
+    vectors: Vectors
+    has: Bits
+
+    @classmethod
+    def none(cls, n: int) -> "Encoded":
+        """Return a modality that none of n items has."""
+        return cls(np.zeros((n, 0), np.float32), np.zeros(n, bool))
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Encoder outputs of n items: text [n, dt], image [n, di], and who has them.
+    """Encoder outputs of n items, by what was read: texts, images, or both at once."""
 
-    A modality that nobody has may be zero wide. Rows without a modality are ignored.
-    """
-
-    text: Vectors
-    has_text: Bits
-    image: Vectors
-    has_image: Bits
+    text: Encoded
+    image: Encoded
+    multimodal: Encoded
 
     def __post_init__(self) -> None:
-        sizes = [len(part) for part in (self.text, self.has_text, self.image, self.has_image)]
+        sizes = [len(part) for encoded in self.parts for part in encoded]
         if len(set(sizes)) != 1:
-            raise ValueError(f"parts of {sizes} rows: text, image and their bits must be as long")
+            raise ValueError(f"parts of {sizes} rows: every modality and its bits must be as long")
 
     def __len__(self) -> int:
-        return len(self.text)
+        return len(self.text.vectors)
+
+    @property
+    def parts(self) -> tuple[Encoded, Encoded, Encoded]:
+        """The modalities in the order of MODALITIES."""
+        return self.text, self.image, self.multimodal
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +76,9 @@ class Whitening:
         """Each direction's part of the kept variance."""
         return self.variance / max(self.variance.sum(), 1e-30)
 
-    def where(self, rows: Vectors, has: Bits) -> Vectors:
+    def where(self, encoded: Encoded) -> Vectors:
         """Whiten the rows whose bit is set, leave zeros elsewhere."""
+        rows, has = encoded
         out = np.zeros((len(rows), len(self.variance)), dtype=np.float32)
         if has.any():
             out[has] = self(rows[has])
@@ -81,18 +102,39 @@ def whitening(rows: Vectors) -> Whitening:
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """How much of the block's energy each modality has; together 1."""
+
+    text: float = 1.0
+    image: float = 0.0
+    multimodal: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StandIns:
+    """Linear maps between whitened modalities, as TO_from_FROM: float32 [from, to]."""
+
+    text_from_image: Vectors
+    text_from_multimodal: Vectors
+    image_from_text: Vectors
+    image_from_multimodal: Vectors
+    multimodal_from_text: Vectors
+    multimodal_from_image: Vectors
+
+
+@dataclass(frozen=True, slots=True)
 class ContentBlock:
     """The frozen content of an item as one unit row of `width` coordinates, most energetic first.
 
-    A missing modality is replaced by its linear prediction from the other one; an item with neither
-    is the mean of the catalogue (`stand_in`).
+    A missing modality is replaced by its linear prediction from the ones that are there; an item
+    with none is the mean of the catalogue (`stand_in`).
     """
 
     text: Whitening
     image: Whitening
-    text_from_image: Vectors
-    image_from_text: Vectors
-    image_weight: float
+    multimodal: Whitening
+    stand_ins: StandIns
+    shares: Shares
     columns: NDArray[np.int32]
     stand_in: Vectors
 
@@ -103,36 +145,69 @@ class ContentBlock:
 
     def __call__(self, content: Content) -> Vectors:
         """Make unit rows [n, width]."""
-        text = self.text.where(content.text, content.has_text)
-        image = self.image.where(content.image, content.has_image)
-        text[~content.has_text] = unit(image[~content.has_text] @ self.text_from_image)
-        image[~content.has_image] = unit(text[~content.has_image] @ self.image_from_text)
-        text *= np.sqrt(1 - self.image_weight)
-        image *= np.sqrt(self.image_weight)
+        known = {name: getattr(self, name).where(getattr(content, name)) for name in MODALITIES}
+        parts = []
+        for name in MODALITIES:
+            lacking = ~getattr(content, name).has
+            rows = known[name].copy()
+            rows[lacking] = self._predicted(name, {k: v[lacking] for k, v in known.items()})
+            parts.append(rows * np.float32(np.sqrt(getattr(self.shares, name))))
         block = np.zeros((len(content), self.width), dtype=np.float32)
-        block[:, : len(self.columns)] = np.hstack([text, image])[:, self.columns]
+        block[:, : len(self.columns)] = np.hstack(parts)[:, self.columns]
         block = unit(block)
         block[~block.any(axis=1)] = self.stand_in
         return block
 
+    def _predicted(self, name: str, known: dict[str, Vectors]) -> Vectors:
+        """Predict a modality from the whitened others, which are zero where they lack."""
+        predictions = [
+            known[other] @ getattr(self.stand_ins, f"{name}_from_{other}")
+            for other in MODALITIES
+            if other != name
+        ]
+        return unit(np.sum(predictions, axis=0))
+
 
 def content_block(
-    content: Content, text: Whitening, image: Whitening, *, image_weight: float, width: int
+    content: Content, whitenings: Mapping[str, Whitening], *, shares: Shares, width: int
 ) -> ContentBlock:
-    """Fit stand-ins and column order to a catalogue. image_weight: 0 text only .. 1 image only."""
-    if not len(text.variance) or not len(image.variance):
-        image_weight = float(len(image.variance) > 0)
-    both = content.has_text & content.has_image
-    t, i = text.where(content.text, both)[both], image.where(content.image, both)[both]
-    energy = np.concatenate([(1 - image_weight) * text.share, image_weight * image.share])
+    """Fit stand-ins and column order to a catalogue.
+
+    whitenings: one per modality. shares: those of a modality that nobody has count for nothing.
+    """
+    whitened = {name: whitenings[name].where(getattr(content, name)) for name in MODALITIES}
+    maps = {
+        f"{to}_from_{name}": _between(content, whitened, name, to)
+        for name, to in permutations(MODALITIES, 2)
+    }
+    shares = _held(shares, whitenings)
+    energy = np.concatenate([getattr(shares, name) * whitenings[name].share for name in MODALITIES])
     columns = np.argsort(-energy, kind="stable")[: min(width, np.count_nonzero(energy))]
-    first_axis = np.eye(1, width, dtype=np.float32)[0]
     block = ContentBlock(
-        text, image, _ridge(i, t), _ridge(t, i), image_weight, columns.astype(np.int32), first_axis
+        **{name: whitenings[name] for name in MODALITIES},
+        stand_ins=StandIns(**maps),
+        shares=shares,
+        columns=columns.astype(np.int32),
+        stand_in=np.eye(1, width, dtype=np.float32)[0],
     )
-    known = content.has_text | content.has_image
+    known = np.logical_or.reduce([part.has for part in content.parts])
     mean = unit(block(content)[known].sum(axis=0, keepdims=True, dtype=np.float32))[0]
     return replace(block, stand_in=mean) if mean.any() else block
+
+
+def _held(shares: Shares, whitenings: Mapping[str, Whitening]) -> Shares:
+    """Return the shares of the modalities that there are, together 1; equal if all are 0."""
+    there = {name: float(len(whitenings[name].variance) > 0) for name in MODALITIES}
+    held = {name: getattr(shares, name) * there[name] for name in MODALITIES}
+    if not any(held.values()):
+        held = there if any(there.values()) else {"text": 1.0}
+    total = sum(held.values())
+    return Shares(**{name: held.get(name, 0.0) / total for name in MODALITIES})
+
+
+def _between(content: Content, whitened: Mapping[str, Vectors], name: str, to: str) -> Vectors:
+    both = getattr(content, name).has & getattr(content, to).has
+    return _ridge(whitened[name][both], whitened[to][both])
 
 
 def _ridge(x: Vectors, y: Vectors) -> Vectors:

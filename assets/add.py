@@ -14,31 +14,38 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alignment.whiten import Content
+from alignment.whiten import Content, Encoded
+from assets.cached import REFUSED
 from assets.catalogue import ingest_items
+from assets.describe import waiting
 from assets.encode import encode_missing
 from assets.inputs import (
-    MODALITIES,
+    CACHES,
+    HASHES,
     collaborative_inputs,
+    description_inputs,
     encoding_inputs,
     item_hashes,
     makings,
+    no_descriptions,
     quality_inputs,
     release_inputs,
     space_inputs,
     vectors_inputs,
+    vectors_wanted,
     wanted,
 )
 from assets.intake import ADDED, STORED
 from assets.lake import Lake, digest, open_lake
 from assets.settings import Settings
-from assets.stored import Encoded, encoded, evidence_of, load_space, vector_rows
-from encoders.registry import Modality
+from assets.stored import encoded, evidence_of, load_space, vector_rows
+from encoders.engine import LocalEngine
+from encoders.spec import MODALITIES, Modality
 from store import UnknownIds, releases
 from store.errors import some
 from store.releases import Draft, Release
 
-CACHES = tuple(f"{modality}_vectors" for modality in MODALITIES)
+CACHED = (*CACHES, "item_descriptions", REFUSED)
 TRUTH = {  # tables that must be as they were released, and the columns that tell
     "items": STORED,
     "rejected_items": None,
@@ -101,7 +108,7 @@ def remove(settings: Settings, ids: Sequence[str]) -> Refreshed:
         shown = _removable(lake, base, ids)
         _begin(lake, base)  # which deletes the hidden ones
         if shown:
-            for name in ("items", *CACHES, "item_vectors"):
+            for name in ("items", *CACHED, "item_vectors"):
                 if name in base.tables:
                     lake.tables.delete(name, "item_id", shown)
             release = _published(lake, base)
@@ -158,7 +165,7 @@ def _begin(lake: Lake, base: Release) -> None:
     """Let the newest version of every table be what the visible release shows."""
     for name, columns in TRUTH.items():
         _put_back(lake, name, base.tables[name], columns)
-    for name in CACHES:
+    for name in CACHED:
         if name in base.tables:
             _complete(lake, name, base.tables[name])
 
@@ -195,7 +202,7 @@ def _vectors(lake: Lake, base: Release, ids: pa.Array) -> tuple[pa.Table, dict[s
     found = {modality: _encoded(lake, modality, ids) for modality in MODALITIES}
     stored = load_space(lake, base.space_id)
     known = evidence_of(lake, stored, ids, at=base.tables["collaborative_vectors"])
-    content = Content(*found["text"][0], *found["image"][0])
+    content = Content(*(found[modality][0] for modality in MODALITIES))
     return vector_rows(stored, ids, content, known), {m: found[m][1] for m in MODALITIES}
 
 
@@ -205,21 +212,17 @@ def _encoded(lake: Lake, modality: Modality, ids: pa.Array) -> tuple[Encoded, in
     if tower is None:
         return encoded(None, ids, 0), 0
     version = tables.dataset("items").version
-    columns = ["item_id", f"{modality}_hash"]
-    rows = wanted(
-        tables.take("items", "item_id", ids.to_pylist(), columns=columns), modality, tower
-    )
-    keys = rows["key"].to_pylist()
-    have = tables.take(name, "key", keys, columns=["key"])["key"]
-    missing = rows.filter(pc.invert(pc.is_in(rows["key"], have)))
-    encode_missing(lake, modality, tower, missing, items=version)
-    table = tables.take(name, "key", keys, columns=["item_id", "vector"])
-    return encoded(table, ids, tower.dim), len(missing)
+    items = tables.take("items", "item_id", ids.to_pylist(), columns=HASHES)
+    # What a describer would say of them waits for the next run of the graph.
+    rows = wanted(items, modality, tower.digest, no_descriptions())
+    filled = encode_missing(lake, LocalEngine(), modality, tower, rows, items=version, whole=False)
+    table = tables.take(name, "key", rows["key"].to_pylist(), columns=["item_id", "vector"])
+    return encoded(table, ids, tower.dim), filled.made
 
 
 def _published(lake: Lake, base: Release) -> Release:
     """Publish the newest versions of what is written here beside all else that the base shows."""
-    written = lake.versions(*(name for name in (*TRUTH, *CACHES) if name in base.tables))
+    written = lake.versions(*(name for name in (*TRUTH, *CACHED) if name in base.tables))
     carried = base.quality.get("carried_from", base.name)
     if release_inputs(lake) == base.inputs:
         _record(lake, carried)
@@ -250,10 +253,10 @@ def _record(lake: Lake, carried: str) -> None:
     lake.record("items", digest(hashes), rejected | lake.versions("items"), {"rows": len(hashes)})
     log = lake.built("interactions")
     lake.record("interactions", log.inputs, log.tables | rejected, log.metadata)
+    _rerecord(lake, "item_descriptions", description_inputs(lake), {"waiting": waiting(lake)})
     for modality in MODALITIES:
-        name = f"{modality}_vectors"
-        counted = {"rows": lake.tables.count("items", where=f"{modality}_hash IS NOT NULL")}
-        _rerecord(lake, name, encoding_inputs(lake, modality), counted)
+        counted = {"rows": len(vectors_wanted(lake, modality))}
+        _rerecord(lake, f"{modality}_vectors", encoding_inputs(lake, modality), counted)
     _rerecord(lake, "collaborative_vectors", collaborative_inputs(lake))
     _rerecord(lake, "item_space", space_inputs(lake))
     _rerecord(lake, "item_vectors", vectors_inputs(lake), {"rows": len(hashes)})
@@ -262,5 +265,5 @@ def _record(lake: Lake, carried: str) -> None:
 
 def _rerecord(lake: Lake, asset: str, inputs: str, news: Mapping[str, Any] | None = None) -> None:
     build = lake.built(asset)
-    tables = lake.versions(*build.tables) if asset in (*CACHES, "item_vectors") else build.tables
+    tables = lake.versions(*build.tables) if asset in (*CACHED, "item_vectors") else build.tables
     lake.record(asset, inputs, tables, {**build.metadata, **(news or {})})

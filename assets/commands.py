@@ -32,6 +32,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     materialize.add_argument(
         "--accept", action="append", default=[], metavar="CHECK", help="let this check fail once"
     )
+    materialize.add_argument(
+        "--retry", action="store_true", help="try again the items that models have refused"
+    )
     materialize.set_defaults(run=_materialize)
 
     add = subparsers.add_parser(
@@ -46,6 +49,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     remove.add_argument("ids", nargs="+", metavar="ID", help="ids of added items")
     remove.set_defaults(run=_remove)
 
+    encoders = subparsers.add_parser(
+        "encoders", help="the towers that settings may name, and which of them are on this machine"
+    )
+    encoders.set_defaults(run=_encoders)
+
     ui = subparsers.add_parser("ui", help="serve the Dagster UI and run the schedule")
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=int, default=3000)
@@ -58,7 +66,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     demo.add_argument("--folder", type=Path, help="where to build (default: data/<catalogue>)")
     demo.set_defaults(run=_demo)
 
-    for parser in (materialize, add, remove):
+    for parser in (materialize, add, remove, encoders):
         parser.add_argument("--json", action="store_true", help="JSON lines even on a terminal")
     for parser in (materialize, add, remove, ui):
         parser.add_argument(
@@ -79,7 +87,9 @@ def _materialize(arguments: argparse.Namespace) -> int:
     from assets.run import materialize
     from assets.summary import print_run
 
-    outcome = materialize(_existing(arguments.settings), accept=arguments.accept)
+    outcome = materialize(
+        _existing(arguments.settings), accept=arguments.accept, retry=arguments.retry
+    )
     print_run(outcome, as_json=arguments.json or not sys.stdout.isatty())
     return 0 if outcome.succeeded else 1
 
@@ -97,6 +107,29 @@ def _remove(arguments: argparse.Namespace) -> int:
     from assets.settings import load
 
     _print_refreshed(remove(load(_existing(arguments.settings)), arguments.ids), arguments)
+    return 0
+
+
+def _encoders(arguments: argparse.Namespace) -> int:
+    from encoders.registry import missing
+    from encoders.spec import known_towers
+    from store.show import show
+
+    rows = [
+        {
+            "tower": name,
+            "reads": ", ".join(known.reads),
+            "dim": known.dim,
+            "megabytes": known.megabytes,
+            "licence": known.licence,
+            "from": known.source if known.package is None else known.package["distribution"],
+            "here": not (lacking := missing(name)),
+            "missing": lacking,
+        }
+        for name, known in known_towers().items()
+    ]
+    columns = ["tower", "reads", "dim", "megabytes", "licence", "here", "from"]
+    show(rows, as_json=arguments.json or not sys.stdout.isatty(), columns=columns)
     return 0
 
 

@@ -5,6 +5,7 @@ A run is one process holding one writer lock, wherever it was launched from.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -14,15 +15,24 @@ from assets.lake import Lake, open_lake
 from assets.release import quality, release
 from assets.settings import Settings, load_current
 from assets.space import collaborative_vectors, item_space, item_vectors
-from assets.vectors import image_vectors, text_vectors
+from assets.vectors import (
+    image_vectors,
+    item_descriptions,
+    multimodal_vectors,
+    text_vectors,
+)
+from encoders.engine import LocalEngine
 
 JOB = "materialize"
 ACCEPT = "itemnest/accept"  # run tag: names of checks, separated by commas, that may fail this once
+RETRY = "itemnest/retry"  # run tag: items that models have refused are tried again
 ASSETS = [
     items,
     interactions,
+    item_descriptions,
     text_vectors,
     image_vectors,
+    multimodal_vectors,
     collaborative_vectors,
     item_space,
     item_vectors,
@@ -51,7 +61,7 @@ def definitions(settings: Settings) -> dg.Definitions:
         jobs=[job],
         schedules=[_nightly(settings)],
         sensors=[_catalogue_changed(settings)],
-        resources={"lake": _lake_of(settings)},
+        resources={"lake": _lake_of(settings), **_engine_resources(settings)},
         executor=dg.in_process_executor,
     )
 
@@ -59,11 +69,25 @@ def definitions(settings: Settings) -> dg.Definitions:
 def _lake_of(settings: Settings) -> dg.ResourceDefinition:
     @dg.resource(description="The store, held by its writer lock for the length of a run.")
     def lake(context: dg.InitResourceContext) -> Iterator[Lake]:
-        told = context.run.tags.get(ACCEPT, "") if context.run else ""
-        with open_lake(settings, accepted=frozenset(told.split(","))) as opened:
+        tags = context.run.tags if context.run else {}
+        accepted = frozenset(tags.get(ACCEPT, "").split(","))
+        with open_lake(settings, accepted=accepted, retry=RETRY in tags) as opened:
             yield opened
 
     return lake
+
+
+def _engine_resources(settings: Settings) -> dict[str, Any]:
+    """Return the resource `engine`, with what it needs."""
+    if settings.engine == "local":
+        return {"engine": LocalEngine()}
+    try:
+        from assets.cluster import ray_resources  # dagster-ray: 1.2 s, and an extra
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"engine = 'ray' needs {error.name}: pip install 'itemnest[ray]'"
+        ) from error
+    return ray_resources(settings.ray)
 
 
 def _nightly(settings: Settings) -> dg.ScheduleDefinition:

@@ -18,7 +18,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from assets.settings import Settings
-from encoders.registry import Modality, Tower, tower
+from encoders.machine import Machine
+from encoders.registry import DescriberTower, Tower, describer, tower
+from encoders.spec import Choice, Modality
 from store import releases
 from store.releases import Release
 from store.schema import BUILDS
@@ -42,14 +44,25 @@ class Lake:
     settings: Settings
     tables: Tables
     accepted: frozenset[str] = frozenset()  # checks whose failure this run was told to accept
+    retry: bool = False  # whether this run tries again what models have refused
     progress: "Progress" = field(default_factory=lambda: Progress())
+    _towers: dict[str, Tower] = field(default_factory=dict)
 
     def tower(self, modality: Modality) -> Tower | None:
-        """Return the tower that the settings name for "text" or "image", None for "none"."""
-        spec = {"text": self.settings.encoders.text, "image": self.settings.encoders.image}[
-            modality
-        ]
-        return None if spec == "none" else tower(spec, modality)
+        """Return the tower that the settings name for a modality, None for "none"."""
+        choice: Choice = getattr(self.settings.encoders, modality)
+        if choice.tower == "none":
+            return None
+        if modality not in self._towers:
+            self._towers[modality] = tower(choice, modality, machine(self.settings))
+        return self._towers[modality]
+
+    def describer(self) -> DescriberTower | None:
+        """Return the model that describes items, None for "none"."""
+        said = self.settings.descriptions
+        if said.tower.tower == "none":
+            return None
+        return describer(said.tower, machine(self.settings), max_new_tokens=said.max_new_tokens)
 
     def shown(self) -> Release | None:
         """Return what the channel of the settings shows; "production", while it shows nothing."""
@@ -109,6 +122,12 @@ class Lake:
         return self.tables.read(table, columns=columns, version=version)
 
 
+def machine(settings: Settings) -> Machine:
+    """Return where and how the settings let towers run."""
+    encoders = settings.encoders
+    return Machine(encoders.device, encoders.compile, encoders.download)
+
+
 class Progress:
     """A bar on the terminal for whatever takes more than two seconds; silent elsewhere."""
 
@@ -153,13 +172,15 @@ def _arrow_bytes(table: pa.Table) -> pa.Buffer:
 
 
 @contextmanager
-def open_lake(settings: Settings, *, accepted: frozenset[str] = frozenset()) -> Iterator[Lake]:
+def open_lake(
+    settings: Settings, *, accepted: frozenset[str] = frozenset(), retry: bool = False
+) -> Iterator[Lake]:
     """Open the settings' store for writing and hold its writer lock until the block ends."""
     tables = Tables(settings.store)
     # One thread per decomposition: the space comes out the same on any number of cores, and a
     # second thread on two busy ones made a 1007 x 1007 SVD take 9.4 s instead of 2.1 s.
     with tables.lock(), threadpool_limits(1, user_api="blas"):
-        lake = Lake(settings, tables, accepted)
+        lake = Lake(settings, tables, accepted, retry)
         try:
             yield lake
         finally:

@@ -5,14 +5,17 @@ The store finds `encode_query` by entry point and imports it with the first such
 
 import json
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load as load_arrays
 
 from alignment.space import ItemSpace, Vectors
-from alignment.whiten import Content
+from alignment.whiten import Content, Encoded
 from encoders.encoder import Encoder, Item
-from encoders.registry import Modality, tower
+from encoders.feed import encode
+from encoders.registry import tower
+from encoders.spec import MODALITIES, Choice, Modality
 from store import ItemStore, MissingPart
 
 
@@ -35,34 +38,33 @@ def encode_query(
         raise MissingPart(f"{release.name} has vectors of your own: search it by id or vector")
     row = found.to_pylist()[0]
     space = ItemSpace.restore(load_arrays(row["weights"]), json.loads(row["description"])["space"])
-    content = Content(
-        *_encoded(release.description["encoders"], "text", text),
-        *_encoded(release.description["encoders"], "image", image),
-    )
+    item = Item(text=text, image=image)
+    content = Content(*(_encoded(release.description["encoders"], m, item) for m in MODALITIES))
+    used = release.description["encoders"]
+    for given, modality, what in ((text, "text", "texts"), (image, "image", "pictures")):
+        if given is not None and not {modality, "multimodal"} & set(used):
+            raise MissingPart(f"no tower of {release.name} reads {what}: search by id or vector")
     return getattr(
         space.views(content, None), view if not release.views[view] else f"{view}_context"
     )
 
 
-def _encoded(
-    encoders: dict[str, dict[str, object]], modality: Modality, given: str | bytes | None
-) -> tuple[Vectors, np.ndarray]:
-    """One row of encoder output and its bit; zeros of the right width when nothing was given."""
+def _encoded(encoders: dict[str, dict[str, Any]], modality: Modality, item: Item) -> Encoded:
+    """One row of encoder output; none where the release has no such tower, or it reads nothing."""
     used = encoders.get(modality)
-    if given is None or used is None:
-        if given is not None:
-            raise MissingPart(f"the release has no {modality} tower: search by id or vector")
-        return np.zeros((1, int(str(used["dim"])) if used else 0), np.float32), np.zeros(1, bool)
-    encoder = _loaded(str(used["name"]), modality)
+    if used is None:
+        return Encoded.none(1)
+    if modality != "multimodal" and getattr(item, modality) is None:
+        return Encoded(np.zeros((1, int(used["dim"])), np.float32), np.zeros(1, bool))
+    encoder = _loaded(json.dumps(used["choice"]), modality)
     if encoder.digest != used["digest"]:
         raise MissingPart(
-            f"the {modality} tower {used['name']} is not the one that made this release: "
-            "install the version it was made with, or materialize again"
+            f"the {modality} tower {used['choice']['tower']} is not the one that made this "
+            "release: install the version it was made with, or materialize again"
         )
-    item = Item(text=given) if isinstance(given, str) else Item(image=given)
-    return encoder.encode([item]), np.ones(1, bool)
+    return Encoded(encode(encoder, [item]), np.ones(1, bool))
 
 
-@lru_cache(maxsize=2)
-def _loaded(name: str, modality: Modality) -> Encoder:
-    return tower(name, modality).load()
+@lru_cache(maxsize=3)
+def _loaded(choice: str, modality: Modality) -> Encoder:
+    return tower(Choice(**json.loads(choice)), modality).load(query=True)

@@ -8,9 +8,11 @@ import dagster as dg
 from alignment import evaluate
 from alignment.interactions import leave_last_out
 from assets import checks
+from assets.cached import REFUSED
 from assets.inputs import (
-    MODALITIES,
+    UPSTREAM,
     collaborative_inputs,
+    description_inputs,
     encoding_inputs,
     makings,
     quality_inputs,
@@ -22,9 +24,10 @@ from assets.lake import Lake
 from assets.report import markdown_table, recall_plot, verdict
 from assets.space import load_sequences
 from assets.stored import VIEWS, evidence, load_content, load_space
+from encoders.spec import MODALITIES
 from store import releases
 
-PINNED = ("items", "interactions", "text_vectors", "image_vectors", "collaborative_vectors")
+PINNED = ("items", "interactions", "item_descriptions", *UPSTREAM)
 
 
 @dg.asset(
@@ -127,8 +130,8 @@ def _refuse_unfit(lake: Lake) -> None:
     Blocking checks hold within one run; assets can be materialized one by one.
     """
     follows = {
-        "text_vectors": encoding_inputs(lake, "text"),
-        "image_vectors": encoding_inputs(lake, "image"),
+        "item_descriptions": description_inputs(lake),
+        **{f"{modality}_vectors": encoding_inputs(lake, modality) for modality in MODALITIES},
         "collaborative_vectors": collaborative_inputs(lake),
         "item_space": space_inputs(lake),
         "item_vectors": vectors_inputs(lake),
@@ -150,6 +153,7 @@ def _draft(lake: Lake, inputs: str) -> releases.Draft:
     tables = dict(vectors.tables)
     for asset in (*PINNED, "item_space"):
         tables |= lake.built(asset).tables
+    tables |= lake.versions(REFUSED)  # which all encoders write
     return releases.Draft(
         space_id=space["space_id"],
         basis_id=space["basis_id"],
@@ -163,7 +167,7 @@ def _draft(lake: Lake, inputs: str) -> releases.Draft:
             "default_view": "fused",
             "normalisation": "every published prefix is a unit row",
             "encoders": {
-                m: {"name": t.name, "digest": t.digest, "dim": t.dim}
+                m: {"choice": t.choice.as_data(), "digest": t.digest, "dim": t.dim}
                 for m in MODALITIES
                 if (t := lake.tower(m))
             },

@@ -3,8 +3,6 @@
 It is the same Dagster job that the UI and the schedule launch, recorded in the same instance.
 """
 
-import resource
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +12,10 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEvent, DagsterEventType
 
-from assets.definitions import ACCEPT, ASSETS, JOB, definitions
+from assets.definitions import ACCEPT, ASSETS, JOB, RETRY, definitions
 from assets.settings import Settings, load
 from assets.workspace import prepare
+from encoders.room import process_peak
 
 FAILED = (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -36,10 +35,11 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def materialize(settings_file: Path, *, accept: Sequence[str] = ()) -> Outcome:
+def materialize(settings_file: Path, *, accept: Sequence[str] = (), retry: bool = False) -> Outcome:
     """Run the graph on the store of these settings and wait for its end.
 
-    accept: names of checks whose failure does not stop this one run.
+    accept: names of checks whose failure does not stop this one run. retry: try again the items
+    that models have refused.
     """
     settings = load(settings_file)
     prepare(settings_file)
@@ -50,7 +50,7 @@ def materialize(settings_file: Path, *, accept: Sequence[str] = ()) -> Outcome:
             instance=instance,
             run_config=QUIET,
             raise_on_error=False,
-            tags={ACCEPT: ",".join(accept)} if accept else {},
+            tags=({ACCEPT: ",".join(accept)} if accept else {}) | ({RETRY: "yes"} if retry else {}),
         )
         steps = instance.get_run_step_stats(result.run_id)
     seconds = {
@@ -64,7 +64,7 @@ def materialize(settings_file: Path, *, accept: Sequence[str] = ()) -> Outcome:
         run_id=result.run_id,
         succeeded=result.success,
         seconds=monotonic() - started,
-        peak_bytes=_peak_bytes(),
+        peak_bytes=process_peak(),
         assets=_in_order(dict(_materialized(result)), seconds),
         failures=list(dict.fromkeys(_failures(result))),
     )
@@ -108,8 +108,3 @@ def _cause(event: DagsterEvent) -> str | None:
         return None
     name, _, words = error.message.strip().partition(": ")
     return words if words and name.rpartition(".")[2] == error.cls_name else error.message.strip()
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

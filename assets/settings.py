@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+from encoders.encoder import MAX_CHARS
 from encoders.images import MAX_PIXELS
+from encoders.spec import MODALITIES, Choice, rooted
 from store.releases import CHANNEL
 
 FILE = "itemnest.toml"
@@ -28,12 +30,40 @@ class SettingsError(ValueError):
     """itemnest.toml says something that Itemnest does not understand."""
 
 
+ENGINES = ("local", "ray")
+TEXT, IMAGE, NONE = Choice("minilm-l6"), Choice("efficientnet-lite0"), Choice("none")
+
+
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """Specs of the two towers, as `encoders.registry.tower` reads them; "none" leaves one out."""
+    """The towers, and where they run; "none" leaves a modality out."""
 
-    text: str = "minilm-l6"
-    image: str = "efficientnet-lite0"
+    text: Choice = TEXT
+    image: Choice = IMAGE
+    multimodal: Choice = NONE
+    device: str = "cpu"
+    compile: bool = False
+    download: bool = False
+    memory_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptions:
+    """Texts that a multimodal language model writes about items, for the text tower to read."""
+
+    tower: Choice = NONE
+    max_new_tokens: int = 80
+    tokens_per_run: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ray:
+    """The cluster that engine = "ray" encodes on."""
+
+    address: str = ""
+    workers: int = 2
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +101,10 @@ class Settings:
     store: str = "data/store"
     dims: tuple[int, ...] = (32, 64, 128, 256)
     seed: int = 0
+    engine: str = "local"
     encoders: Encoders = field(default_factory=Encoders)
+    descriptions: Descriptions = field(default_factory=Descriptions)
+    ray: Ray = field(default_factory=Ray)
     schedule: Schedule = field(default_factory=Schedule)
     ingest: Ingest = field(default_factory=Ingest)
     release: Release = field(default_factory=Release)
@@ -126,10 +159,16 @@ def parse(
             value = getattr(value, part)
         if not holds(value):
             raise SettingsError(f"{source}: {key} = {value!r}, where {expected} is expected")
+    encoders, said = settings.encoders, settings.descriptions
+    towers = {name: getattr(encoders, name) for name in MODALITIES}
     return dataclasses.replace(
         settings,
         catalogue=folder / settings.catalogue,
         store=settings.store if "://" in settings.store else str(folder / settings.store),
+        encoders=dataclasses.replace(
+            encoders, **{name: rooted(tower, folder) for name, tower in towers.items()}
+        ),
+        descriptions=dataclasses.replace(said, tower=rooted(said.tower, folder)),
     )
 
 
@@ -141,15 +180,20 @@ def _section(kind: type, content: Mapping[str, Any], prefix: str, source: str) -
         if key not in fields:
             raise SettingsError(f"{source}: unknown key {prefix + key!r}{_nearest(key)}")
         values[key] = _value(fields[key].type, value, prefix + key, source)
+    for name, each in fields.items():
+        needed = each.default is each.default_factory is dataclasses.MISSING
+        if needed and name not in values:
+            raise SettingsError(f"{source}: {prefix + name} is missing")
     return kind(**values)
 
 
 def _value(kind: Any, value: Any, key: str, source: str) -> Any:
     """Convert one TOML value to the type of its field."""
+    kind = OPTIONAL.get(kind, kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _section(cast(type, kind), value, f"{key}.", source)
-    if kind is Path and isinstance(value, str):
-        return Path(value)
+    if kind in (Path, Choice) and isinstance(value, str):
+        return kind(value)
     if kind == tuple[int, ...] and isinstance(value, list):
         return tuple(_value(int, each, key, source) for each in value)
     if kind in (str, int, bool) and type(value) is kind:  # True is an int in Python, not here
@@ -161,6 +205,7 @@ def _value(kind: Any, value: Any, key: str, source: str) -> Any:
 def _nearest(key: str) -> str:
     """Name the known key that looks most like `key`, with its section."""
     sections = [("", Settings), *((f"{f.name}.", f.type) for f in dataclasses.fields(Settings))]
+    sections.append(("encoders.text.", Choice))
     known = {
         f.name: prefix + f.name
         for prefix, kind in sections
@@ -179,7 +224,7 @@ def _names(section: Any) -> list[str]:
 
 def _explained(full: str, key: str, value: Any) -> list[str]:
     """Return the lines of one key: what it is, and its value as TOML."""
-    plain = str(value) if isinstance(value, Path) else value
+    plain = str(value) if isinstance(value, Path | Choice) else value
     # JSON's text, numbers, lists and booleans are TOML too
     return [f"# {MEANING[full]}", f"{key} = {json.dumps(plain, ensure_ascii=False)}"]
 
@@ -200,13 +245,23 @@ def _at_least_one(value: int) -> bool:
     return value >= 1
 
 
+def _not_negative(value: int) -> bool:
+    return value >= 0
+
+
+def _readable(chars: int) -> bool:
+    return 1 <= chars <= MAX_CHARS
+
+
 def _decodable(pixels: int) -> bool:
     return 1 <= pixels <= MAX_PIXELS
 
 
+OPTIONAL: dict[Any, type] = {str | None: str, int | None: int}
 TYPE_NAMES: dict[Any, str] = {
     str: "text",
     Path: "text",
+    Choice: "the name of a tower, or a table with that name as `tower`",
     int: "a whole number",
     bool: "true or false",
     tuple[int, ...]: "a list of whole numbers",
@@ -216,9 +271,21 @@ MEANING = {
     "store": "where the tables and releases live: a folder, s3://bucket/path, gs://bucket/path",
     "dims": "the published granularities, growing",
     "seed": "same inputs, same seed, same machine: same vectors",
-    "encoders.text": 'the text tower: minilm-l6, open_clip:MODEL@/path/to/checkpoint or "none"',
-    "encoders.image": "the image tower: efficientnet-lite0, open_clip:MODEL@/path/to/checkpoint"
-    ' or "none"',
+    "engine": "where items are encoded: local, or ray",
+    "encoders.text": "the text tower: a name that `itemnest encoders` lists, FAMILY:SOURCE or none",
+    "encoders.image": "the image tower",
+    "encoders.multimodal": "a tower that reads text and image at once",
+    "encoders.device": "cpu, cuda or mps",
+    "encoders.compile": "let torch.compile make kernels first: worth it for large catalogues",
+    "encoders.download": "fetch weights that are not on this machine (HF_HUB_OFFLINE wins)",
+    "encoders.memory_mb": "what running models may take; 0 is half of what is free",
+    "descriptions.tower": "a multimodal language model that describes every item in words",
+    "descriptions.max_new_tokens": "how long a description may be",
+    "descriptions.tokens_per_run": "tokens read and written per run, the rest waits; 0 is no limit",
+    "ray.address": "of a running cluster; empty starts one on this machine for the run",
+    "ray.workers": "how many workers hold a tower",
+    "ray.cpus_per_worker": "cores that a worker reserves",
+    "ray.gpus_per_worker": "GPUs that a worker reserves",
     "schedule.cron": "when the nightly run starts",
     "schedule.timezone": "the time zone of that clock",
     "ingest.fetch_urls": "fetch the pictures that image_url names",
@@ -233,13 +300,23 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "store": (bool, "a folder or a URI"),
     "dims": (_ladder, f"a growing list of dimensions from 2 to {MAX_DIM}"),
     "seed": (lambda seed: 0 <= seed < 2**32, "a number from 0 to 2^32 - 1"),
-    "encoders.text": (bool, 'a tower or "none"'),
-    "encoders.image": (bool, 'a tower or "none"'),
+    "engine": (lambda name: name in ENGINES, " or ".join(ENGINES)),
+    "encoders.text.tower": (bool, 'a tower or "none"'),
+    "encoders.image.tower": (bool, 'a tower or "none"'),
+    "encoders.multimodal.tower": (bool, 'a tower or "none"'),
+    "encoders.device": (bool, "cpu, cuda or mps"),
+    "encoders.memory_mb": (_not_negative, "at least 0"),
+    "descriptions.tower.tower": (bool, 'a tower or "none"'),
+    "descriptions.max_new_tokens": (_at_least_one, "at least 1"),
+    "descriptions.tokens_per_run": (_not_negative, "at least 0"),
+    "ray.workers": (_at_least_one, "at least 1"),
+    "ray.cpus_per_worker": (_not_negative, "at least 0"),
+    "ray.gpus_per_worker": (_not_negative, "at least 0"),
     "schedule.cron": (lambda cron: bool(FIVE_FIELDS.fullmatch(cron)), "five cron fields"),
     "schedule.timezone": (_zone, "a time zone such as Europe/Vienna"),
     "ingest.max_image_pixels": (_decodable, f"from 1 to {MAX_PIXELS}, what the encoders decode"),
     "ingest.max_image_bytes": (_at_least_one, "at least 1"),
-    "ingest.max_text_chars": (_at_least_one, "at least 1"),
+    "ingest.max_text_chars": (_readable, f"from 1 to {MAX_CHARS:,}, what the encoders read"),
     "release.channel": (bool, "a name"),
     "release.keep": (_at_least_one, "at least 1"),
 }

@@ -23,7 +23,13 @@ from alignment.evaluate import cross_version
 from alignment.interactions import Sequences, from_log, leave_last_out
 from alignment.space import choose_recipe, fit
 from assets import checks
-from assets.inputs import collaborative_inputs, load_ids, space_inputs, vectors_inputs
+from assets.inputs import (
+    UPSTREAM,
+    collaborative_inputs,
+    load_ids,
+    space_inputs,
+    vectors_inputs,
+)
 from assets.lake import Lake
 from assets.report import markdown_table, verdict
 from assets.stored import (
@@ -47,6 +53,7 @@ from store.schema import (
 JUDGES = 3000  # users whose recall says whether a space is kept
 KEPT = 0.95  # of the recall must survive across versions, else the space is a new one
 PERIODS = ("train", "all")
+PRESENCE = ("has_text", "has_image", "has_multimodal")
 
 
 def load_sequences(lake: Lake) -> Sequences:
@@ -146,7 +153,7 @@ def _rows(lake: Lake, period: str, known: Collaborative) -> pa.Table:
 
 
 @dg.asset(
-    deps=["text_vectors", "image_vectors", "collaborative_vectors"],
+    deps=list(UPSTREAM),
     group_name="space",
     kinds={"torch", "lancedb"},
     owners=["team:itemnest"],
@@ -280,6 +287,6 @@ def _applied(lake: Lake) -> pa.Table:
 
 
 def _coverage(rows: pa.Table) -> Mapping[str, Any]:
-    counted = {name: pc.sum(rows[name]).as_py() for name in ("has_text", "has_image")}
+    counted = {name: pc.sum(rows[name]).as_py() for name in PRESENCE}
     cold = pc.sum(pc.equal(rows["support"], 0)).as_py()
     return {"items": len(rows), **counted, "cold": cold}

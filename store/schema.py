@@ -19,8 +19,11 @@ SEARCH_PREFIX = "search_prefix"  # the column of item_vectors that the search in
 
 KEYS = {
     "items": "item_id",
+    "item_descriptions": "key",
     "text_vectors": "key",
     "image_vectors": "key",
+    "multimodal_vectors": "key",
+    "refused_vectors": "key",
     "collaborative_vectors": "key",
     "item_vectors": "item_id",
     "spaces": "space_id",
@@ -116,19 +119,46 @@ PINS = pa.schema(
 )
 
 
+ITEM_DESCRIPTIONS = pa.schema(
+    [
+        required("key", pa.string()),
+        required("item_id", pa.string()),
+        required("encoder", pa.string()),
+        required("content_hash", pa.string()),
+        required("description", pa.string()),
+        required("description_hash", pa.string()),
+        required("read_tokens", pa.int32()),
+        required("written_tokens", pa.int32()),
+    ]
+)
+
+REFUSED_VECTORS = pa.schema(
+    [
+        required("key", pa.string()),
+        required("item_id", pa.string()),
+        required("encoder", pa.string()),
+        required("content_hash", pa.string()),
+        required("modality", pa.string()),
+        required("reason", pa.string()),
+        required("detail", pa.string()),
+    ]
+)
+
+
 def items_schema(attributes: Iterable[pa.Field] = ()) -> pa.Schema:
     """Return the schema of `items`: the fixed columns, then the catalogue's attributes."""
     return pa.schema([*ITEM_FIELDS, *attributes])
 
 
 def vectors_schema(dim: int) -> pa.Schema:
-    """Return the schema of `text_vectors` and `image_vectors`: raw encoder output, float16."""
+    """Return the schema of the raw encoder outputs: float16, and how many tokens did not fit."""
     return pa.schema(
         [
             required("key", pa.string()),
             required("item_id", pa.string()),
             required("encoder", pa.string()),
             required("content_hash", pa.string()),
+            required("cut_tokens", pa.int32()),
             required("vector", pa.list_(pa.float16(), dim)),
         ]
     )
@@ -156,6 +186,7 @@ def item_vectors_schema(columns: Sequence[str], width: int) -> pa.Schema:
             *(required(column, pa.list_(pa.float32(), width)) for column in columns),
             required("has_text", pa.bool_()),
             required("has_image", pa.bool_()),
+            required("has_multimodal", pa.bool_()),
             required("support", pa.int32()),
             required("digest", pa.uint64()),
         ]
@@ -168,6 +199,7 @@ def item_vectors_table(
     *,
     has_text: NDArray[np.bool_] | None = None,
     has_image: NDArray[np.bool_] | None = None,
+    has_multimodal: NDArray[np.bool_] | None = None,
     support: NDArray[np.int32] | None = None,
 ) -> pa.Table:
     """Return `item_vectors` rows: column name -> float32 [n, width], digests included."""
@@ -179,6 +211,7 @@ def item_vectors_table(
         **{name: vector_array(matrix) for name, matrix in vectors.items()},
         "has_text": pa.array(no if has_text is None else has_text, pa.bool_()),
         "has_image": pa.array(no if has_image is None else has_image, pa.bool_()),
+        "has_multimodal": pa.array(no if has_multimodal is None else has_multimodal, pa.bool_()),
         "support": pa.array(none if support is None else support, pa.int32()),
         "digest": pa.array(row_digests(list(vectors.values()))),
     }

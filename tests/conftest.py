@@ -1,11 +1,18 @@
 """One small shop, materialized once for all tests that read a released store."""
 
 import os
+import secrets
 from pathlib import Path
 
 # Before numpy is imported: on two busy cores a second thread makes small decompositions 4 times
 # slower, and the tests have many of them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Before Ray is imported, which reads them then: no reports, and a token outside the home folder.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import pytest
 from hypothesis import settings

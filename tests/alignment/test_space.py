@@ -9,9 +9,9 @@ import pytest
 from alignment.collaborative import Collaborative, factorise
 from alignment.interactions import Split, from_log, leave_last_out
 from alignment.space import ItemSpace, Views, fit, nothing
-from alignment.whiten import Content
+from alignment.whiten import Content, Encoded
 from matryoshka.prefix import prefix, unit
-from tests.alignment.world import DIMS, World, no_image, only_text, plant
+from tests.alignment.world import DIMS, World, content_of, only_text, plant
 
 
 def is_sound(views: Views, n: int, dims: tuple[int, ...]) -> bool:
@@ -89,8 +89,7 @@ def test_a_row_depends_on_its_own_item_only(
     world: World, split: Split, space: ItemSpace, views: Views
 ) -> None:
     known = space.factorise(split.train)
-    c = world.content
-    some = Content(c.text[:4], c.has_text[:4], c.image[:4], c.has_image[:4])
+    some = Content(*(Encoded(part.vectors[:4], part.has[:4]) for part in world.content.parts))
     first = space.views(some, Collaborative(known.context[:4], known.target[:4], known.support[:4]))
     for few, all_ in zip(astuple(first), astuple(views), strict=True):
         np.testing.assert_allclose(few, all_[:4], atol=1e-5)
@@ -102,7 +101,7 @@ def test_the_same_inputs_give_the_same_space(world: World, split: Split, space: 
 
 
 def test_other_inputs_give_another_space(world: World, split: Split, space: ItemSpace) -> None:
-    text = world.content.text.copy()
+    text = world.content.text.vectors.copy()
     text[0] = text[1]
     other = fit(only_text(text), split, dims=DIMS, seed=0, like=space)
     assert other.space_id != space.space_id
@@ -128,9 +127,9 @@ def test_the_order_of_items_changes_nothing(world: World, space: ItemSpace, view
     place = np.argsort(order)
     seq = world.sequences
     split = leave_last_out(replace(seq, items=place[seq.items].astype(np.int32)))
-    other = fit(only_text(world.content.text[order]), split, dims=DIMS, seed=0, like=space)
+    other = fit(only_text(world.content.text.vectors[order]), split, dims=DIMS, seed=0, like=space)
     known = factorise(split.train, dim=32, seed=0, recipe=space.recipe)
-    moved = other.views(only_text(world.content.text[order]), known)
+    moved = other.views(only_text(world.content.text.vectors[order]), known)
     scores = views.fused_context @ views.fused_target.T
     after = (moved.fused_context @ moved.fused_target.T)[np.ix_(place, place)]
     assert np.corrcoef(scores.ravel(), after.ravel())[0, 1] > 0.99
@@ -175,19 +174,29 @@ CROWD = [(u, (u + 3 * t) % 20, t) for u in range(20) for t in range(4)]
 
 
 @pytest.mark.parametrize("rows", [[], ONE_USER, SINGLE_EVENTS, CROWD])
-@pytest.mark.parametrize("modalities", ["text", "image", "some", "none", "widths"])
+@pytest.mark.parametrize(
+    "modalities", ["text", "image", "multimodal", "some", "all", "none", "widths"]
+)
 def test_poor_catalogues_have_sound_vectors(rows: list, modalities: str) -> None:
     n, rng = 20, np.random.default_rng(0)
     text = unit(rng.standard_normal((n, 6)).astype(np.float32))
     image = unit(rng.standard_normal((n, 7)).astype(np.float32))
     every, none = np.ones(n, bool), np.zeros(n, bool)
-    content = {
-        "text": only_text(text),
-        "image": Content(*no_image(n), image, every),
-        "some": Content(text, np.arange(n) % 2 == 0, image, np.arange(n) % 3 == 0),
-        "none": Content(*no_image(n), *no_image(n)),
-        "widths": Content(text, none, image, none),
+    two, three = np.arange(n) % 2 == 0, np.arange(n) % 3 == 0
+    parts = {
+        "text": {"text": Encoded(text, every)},
+        "image": {"image": Encoded(image, every)},
+        "multimodal": {"multimodal": Encoded(image, two | three)},
+        "some": {"text": Encoded(text, two), "image": Encoded(image, three)},
+        "all": {
+            "text": Encoded(text, two),
+            "image": Encoded(image, three),
+            "multimodal": Encoded(text, two | three),
+        },
+        "none": {},
+        "widths": {"text": Encoded(text, none), "image": Encoded(image, none)},
     }[modalities]
+    content = content_of(n, **parts)
     split = log(rows, n)
     space = fit(content, split, dims=(4, 64), seed=0)
     known = space.factorise(split.train)

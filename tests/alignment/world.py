@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.interactions import Sequences, from_log
-from alignment.whiten import Content
+from alignment.whiten import MODALITIES, Content, Encoded
 from matryoshka.prefix import Vectors, unit
 
 DIMS = (8, 16, 32)
@@ -20,12 +20,13 @@ class World:
     chain: np.ndarray
 
 
-def no_image(n: int) -> tuple[Vectors, np.ndarray]:
-    return np.zeros((n, 0), np.float32), np.zeros(n, bool)
+def content_of(n: int, **parts: Encoded) -> Content:
+    """The content of n items that have these modalities only."""
+    return Content(**{name: parts.get(name, Encoded.none(n)) for name in MODALITIES})
 
 
 def only_text(text: Vectors) -> Content:
-    return Content(text, np.ones(len(text), bool), *no_image(len(text)))
+    return content_of(len(text), text=Encoded(text, np.ones(len(text), bool)))
 
 
 def plant(*, chains: int = 12, length: int = 15, users: int = 500, seed: int = 0) -> World:

@@ -82,7 +82,7 @@ def relogged(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> ItemStore:
 def test_an_added_item_is_readable_at_once_in_the_released_space(copy: Path) -> None:
     before = ItemStore.open(copy / "store")
     done = add(settings(copy), put(copy, TEAPOT))
-    assert done.encoded == {"text": 1, "image": 0}
+    assert done.encoded == {"text": 1, "image": 0, "multimodal": 0}
     store = ItemStore.open(copy / "store")
     assert done.release == store.release.name == "r2"
     assert store.release.space_id == before.release.space_id

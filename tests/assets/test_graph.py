@@ -23,8 +23,10 @@ from store.tables import Tables
 ASSETS = {
     "items",
     "interactions",
+    "item_descriptions",
     "text_vectors",
     "image_vectors",
+    "multimodal_vectors",
     "collaborative_vectors",
     "item_space",
     "item_vectors",

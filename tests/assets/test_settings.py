@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from assets.settings import Settings, SettingsError, load, load_current, parse, write_default
+from encoders.spec import Choice
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path):
@@ -63,6 +64,13 @@ def test_sections_and_absolute_places_are_taken_as_they_are():
         ({"schedule": {"cron": "daily"}}, "five cron fields"),
         ({"schedule": {"timezone": "Mars/Olympus"}}, "time zone"),
         ({"release": {"keep": 0}}, "at least 1"),
+        ({"engine": "spark"}, "local or ray"),
+        ({"encoders": {"text": ""}}, "a tower"),
+        ({"encoders": {"text": {"prefix": "passage: "}}}, "encoders.text.tower"),
+        ({"encoders": {"text": {"tower": "minilm-l6", "pool": "cls"}}}, "encoders.text.pooling"),
+        ({"encoders": {"memory_mb": -1}}, "at least 0"),
+        ({"descriptions": {"max_new_tokens": 0}}, "at least 1"),
+        ({"ray": {"workers": 0}}, "at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_way_out(content, says: str):
@@ -85,3 +93,23 @@ def test_the_current_settings_are_those_of_the_variable_then_of_the_folder(tmp_p
     (tmp_path / "other.toml").write_text("seed = 2")
     monkeypatch.setenv("ITEMNEST_SETTINGS", str(tmp_path / "other.toml"))
     assert load_current().seed == 2
+
+
+def test_a_tower_is_a_name_or_a_table_with_options(tmp_path: Path):
+    options = {"tower": "multilingual-e5-small", "query_prefix": "query: ", "windows": 4}
+    settings = parse({"encoders": {"text": options, "image": "none"}}, folder=tmp_path)
+    assert settings.encoders.text == Choice(**options)
+    assert settings.encoders.image == Choice("none")
+    assert settings.encoders.multimodal == Choice("none")
+
+
+def test_a_tower_is_looked_for_beside_the_settings(tmp_path: Path):
+    (tmp_path / "models" / "e5").mkdir(parents=True)
+    (tmp_path / "b32.pt").touch()
+    towers = {"text": "transformers:models/e5", "image": "open_clip:ViT-B-32@b32.pt"}
+    described = {"tower": {"tower": "transformers:models/e5", "prompt": "{image} {text}"}}
+    settings = parse({"encoders": towers, "descriptions": described}, folder=tmp_path)
+    assert settings.encoders.text.tower == f"transformers:{tmp_path}/models/e5"
+    assert settings.encoders.image.tower == f"open_clip:ViT-B-32@{tmp_path}/b32.pt"
+    assert settings.descriptions.tower.tower == f"transformers:{tmp_path}/models/e5"
+    assert settings.descriptions.tower.prompt == "{image} {text}"

@@ -20,7 +20,7 @@ def test_what_needs_torchvision_can_be_imported_afterwards() -> None:
     code = """
 from encoders.vision_ops import ensure_torchvision
 ensure_torchvision(); ensure_torchvision()
-import open_clip, timm, torchvision.transforms
+import timm, torchvision.transforms
 print("imported")
 """
     assert run(code) == "imported"

@@ -348,7 +348,7 @@ def test_null_vectors_are_refused_when_written_and_when_published(tables: Tables
 def encoded() -> pa.Table:
     plain = {name: ["a"] for name in ("key", "item_id", "encoder", "content_hash")}
     halves = vector_array(np.ones((1, 4), np.float16))
-    return pa.table(plain | {"vector": halves}, schema=vectors_schema(4))
+    return pa.table(plain | {"cut_tokens": [0], "vector": halves}, schema=vectors_schema(4))
 
 
 def test_trap_duckdb_reads_no_column_of_a_table_that_has_a_float16_one(tmp_path: Path):
