@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,9 +88,10 @@ def _materialize(arguments: argparse.Namespace) -> int:
     from assets.run import materialize
     from assets.summary import print_run
 
-    outcome = materialize(
-        _existing(arguments.settings), accept=arguments.accept, retry=arguments.retry
-    )
+    with redirect_stdout(sys.stderr):  # of libraries that tell what they do, Ray's dying workers
+        outcome = materialize(
+            _existing(arguments.settings), accept=arguments.accept, retry=arguments.retry
+        )
     print_run(outcome, as_json=arguments.json or not sys.stdout.isatty())
     return 0 if outcome.succeeded else 1
 

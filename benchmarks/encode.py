@@ -12,7 +12,8 @@ lancedb  Items per second of the same step over LanceDB's embedding functions on
          model, open_clip with a ViT-B-32 of random weights.
 st       Items per second of the text tower over SentenceTransformer.encode, as it comes.
 change   Seconds of the content step (texts and pictures) with one item in a hundred changed, over
-         those of the first time; each in a process of its own, loading of libraries included.
+         those of the first time; each in a process of its own, after the ingest that precedes it
+         in every run, loading of models and of what they need included.
 memory   Peak memory of encoding pictures of one megapixel: a tenth of them, and all.
 runtime  The default towers in every runtime and precision: items per second, cosine with torch in
          float32, and the recall of what the text tower gives over that in float32.
@@ -63,6 +64,7 @@ from encoders.feed import encode as encode_items
 from encoders.registry import tower
 from encoders.room import process_peak
 from encoders.spec import Choice, Modality
+from encoders.vision_ops import ensure_torchvision
 
 POSTERS, BEAUTY = DATASETS / "movielens_posters", DATASETS / "amazon_beauty"
 GIB = 2**30
@@ -85,6 +87,7 @@ def main() -> int:
     if asked.one:
         print(json.dumps(ALONE[asked.one[0]](Path(asked.one[1]))))
         return 0
+    ensure_torchvision()  # before a rival imports it
     report = Report(limited=True)
     print_machine("torch", "openvino", "lancedb", "sentence-transformers", "open_clip_torch")
     for part in asked.part or PARTS:
@@ -168,9 +171,6 @@ def lancedb_registry(report: Report, folder: Path, asked: argparse.Namespace) ->
 
 def random_clip(folder: Path) -> Path:
     """Write a checkpoint of open_clip's ViT-B-32 with random weights."""
-    from encoders.vision_ops import ensure_torchvision
-
-    ensure_torchvision()
     import open_clip
     from safetensors.torch import save_file
 
@@ -281,13 +281,8 @@ def sentence_transformers(report: Report, folder: Path, asked: argparse.Namespac
 
 def change(report: Report, folder: Path, asked: argparse.Namespace) -> None:
     """Print what one changed item in a hundred costs."""
-    settings = settings_of(folder, POSTERS)
-    with ingested(settings):
-        pass
     first = alone("content", folder)
     changed = changed_copy(POSTERS, folder / "changed", every=CHANGED)
-    with ingested(settings_of(folder, changed)):
-        pass
     (folder / "catalogue.txt").write_text(str(changed))
     again = alone("content", folder)
     of = {"items": first["items"], "first": first, "again": again}
@@ -300,10 +295,10 @@ def change(report: Report, folder: Path, asked: argparse.Namespace) -> None:
 
 
 def content_alone(folder: Path) -> dict[str, Any]:
-    """Encode texts and pictures of a store in this process; return what it took."""
+    """Ingest a catalogue, then encode its texts and pictures; return what the second took."""
     chosen = folder / "catalogue.txt"
     catalogue = Path(chosen.read_text()) if chosen.exists() else POSTERS
-    with open_lake(settings_of(folder, catalogue)) as lake:
+    with ingested(settings_of(folder, catalogue)) as lake:
         started = perf_counter()
         builds = [encode(lake, LocalEngine(), modality) for modality in ("text", "image")]
         took = perf_counter() - started

@@ -46,7 +46,7 @@ class Framing:
 
 
 def frame(picture: Image.Image, framing: Framing) -> NDArray[np.uint8]:
-    """Cut and scale an RGB picture to uint8 [size, size, 3]."""
+    """Cut and scale an RGB picture to uint8 [size, size, 3], perhaps a view of more."""
     if framing.mode == "shortest":
         picture = _without_ends(picture)
     return _middle(_scaled(picture, _target(picture.size, framing), framing), framing)
@@ -84,7 +84,7 @@ def _middle(scaled: NDArray[np.uint8], framing: Framing) -> NDArray[np.uint8]:
             cut = slice(first, first + framing.size)
             scaled = scaled[cut] if axis == 0 else scaled[:, cut]
     if scaled.shape[:2] == (framing.size, framing.size):
-        return np.ascontiguousarray(scaled)
+        return scaled  # whoever stacks squares copies them anyway
     square = np.full((framing.size, framing.size, 3), framing.fill, np.uint8)
     height, width = scaled.shape[:2]
     top, left = (framing.size - height) // 2, (framing.size - width) // 2

@@ -14,7 +14,7 @@ from encoders.framing import Framing, frame
 from encoders.images import LARGEST, open_picture
 from encoders.network import Network
 
-ROOM = {"cpu": 2, "cuda": 256}  # pictures per forward; on a CPU more of them leave its caches
+ROOM = {"cpu": 4, "cuda": 256}  # pictures per forward; on a CPU more of them leave its caches
 
 Squares = NDArray[np.uint8]
 

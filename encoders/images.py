@@ -139,7 +139,7 @@ def _rgb(file: Image.Image) -> Image.Image:
         return _over_white(file.convert("RGBA"))
     if file.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"):
         raise RefusedImage(Reason.UNSUPPORTED, f"pixel mode {file.mode}: store 8-bit RGB")
-    return file.convert("RGB")
+    return file if file.mode == "RGB" else file.convert("RGB")
 
 
 def _over_white(picture: Image.Image) -> Image.Image:

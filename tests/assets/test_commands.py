@@ -1,0 +1,29 @@
+"""The commands that write a store: what they print, and where."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assets.run import Outcome
+from assets.settings import Settings, write_default
+from store.cli import main
+
+
+def test_what_libraries_print_is_not_among_the_lines_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def noisy(settings_file: Path, **more: Any) -> Outcome:
+        sys.stdout.write("(raylet) a worker died\n")
+        return Outcome(Settings(), settings_file, "run", True, 1.0, 1, {"items": {"rows": 3}})
+
+    monkeypatch.setattr("assets.run.materialize", noisy)
+    settings_file = write_default(tmp_path / "itemnest.toml")
+    assert main(["materialize", "--json", "--settings", str(settings_file)]) == 0
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert lines[0] == {"asset": "items", "rows": 3}
+    assert lines[-1]["succeeded"]
+    assert "(raylet)" in printed.err
