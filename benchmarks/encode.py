@@ -392,7 +392,7 @@ def towers_apart(
             mean = float(cosines.mean())
             report.line(f"{half}: mean cosine with float32", mean, least, least=True)
             gain = significant(speeds[label] / speeds[f"float32 {runs}"])
-            limit = 1.0 if "amx_bf16" in flags() else None
+            limit = 1.0 if any(has_bfloat16().values()) else None
             report.line(f"{half}: speed over float32", gain, limit, least=True, of=has_bfloat16())
     return found
 
