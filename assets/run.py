@@ -100,9 +100,9 @@ def _failures(result: dg.ExecuteInProcessResult) -> Iterator[str]:
 
 
 def _cause(event: DagsterEvent) -> str | None:
-    """Return the innermost error's own words; None where a check has already told them."""
+    """Return our error's own words, not Dagster's; None where a check has already told them."""
     error = getattr(event.event_specific_data, "error", None)
-    while error is not None and error.cause is not None:
+    while error is not None and error.cause is not None and error.cls_name.startswith("Dagster"):
         error = error.cause
     if error is None or error.cls_name == "DagsterAssetCheckFailedError":
         return None

@@ -10,6 +10,18 @@ import pytest
 from assets.run import Outcome
 from assets.settings import Settings, write_default
 from store.cli import main
+from tests.assets.small import item, write
+
+
+def test_a_tower_that_is_not_on_this_machine_says_what_fetches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    write(tmp_path, [item(n) for n in range(3)])
+    settings_file = tmp_path / "itemnest.toml"
+    settings_file.write_text('store = "store"\n[encoders]\ntext = "multilingual-e5-small"\n')
+    assert main(["materialize", "--json", "--settings", str(settings_file)]) == 1
+    assert "`hf download intfloat/multilingual-e5-small` fetches it" in capsys.readouterr().err
 
 
 def test_what_libraries_print_is_not_among_the_lines_of_a_run(
