@@ -604,10 +604,11 @@ def test_a_store_that_is_not_there_is_told(tmp_path: Path):
 
 def test_the_next_query_goes_to_the_same_worker(folder: Path):
     run(str(folder), TABLES, "SELECT 1")
-    before = worker_processes()[0]
+    before = query_pool._idle[-1]
     run(str(folder), TABLES, "SELECT 1")
 
-    assert worker_processes()[0] == before
+    assert query_pool._idle[-1] is before
+    assert before._process.pid in worker_processes()
 
 
 def test_a_worker_that_ended_is_replaced(folder: Path):
