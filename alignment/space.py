@@ -27,7 +27,7 @@ from matryoshka.train import fit as fit_head
 
 Progress = Callable[[int, int, str], None]
 Array = NDArray[Any]
-FORMAT = 2  # raise it when the fields of ItemSpace, or what they mean, change
+FORMAT = 3  # raise it when the fields of ItemSpace, or what they mean, change
 VALIDATION_USERS = 3000
 ANCHORS = 4096
 PAIR_WINDOW = 5

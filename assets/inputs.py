@@ -140,7 +140,9 @@ def vectors_inputs(lake: Lake) -> str:
 def makings(lake: Lake) -> str:
     """Digest of what a space is made with besides data: a change of it is a new space."""
     towers = [tower.digest if (tower := lake.tower(m)) else None for m in MODALITIES]
-    return digest(towers, lake.settings.dims, lake.settings.seed, version("itemnest"), FORMAT)
+    said = lake.settings
+    made = (said.dims, said.seed, said.collaborative.method, version("itemnest"), FORMAT)
+    return digest(towers, *made)
 
 
 def quality_inputs(lake: Lake) -> str:

@@ -31,6 +31,7 @@ class SettingsError(ValueError):
 
 
 ENGINES = ("local", "ray")
+METHODS = ("covisits", "als", "bpr", "sasrec")  # alignment's; importing it would load torch
 TEXT, IMAGE, NONE = Choice("minilm-l6"), Choice("efficientnet-lite0"), Choice("none")
 
 
@@ -64,6 +65,13 @@ class Ray:
     workers: int = 2
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborative:
+    """How behaviour becomes vectors."""
+
+    method: str = "covisits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ class Settings:
     encoders: Encoders = field(default_factory=Encoders)
     descriptions: Descriptions = field(default_factory=Descriptions)
     ray: Ray = field(default_factory=Ray)
+    collaborative: Collaborative = field(default_factory=Collaborative)
     schedule: Schedule = field(default_factory=Schedule)
     ingest: Ingest = field(default_factory=Ingest)
     release: Release = field(default_factory=Release)
@@ -286,6 +295,7 @@ MEANING = {
     "ray.workers": "how many workers hold a tower",
     "ray.cpus_per_worker": "cores that a worker reserves",
     "ray.gpus_per_worker": "GPUs that a worker reserves",
+    "collaborative.method": "covisits, als or bpr (by itemnest[implicit]), or sasrec",
     "schedule.cron": "when the nightly run starts",
     "schedule.timezone": "the time zone of that clock",
     "ingest.fetch_urls": "fetch the pictures that image_url names",
@@ -312,6 +322,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ray.workers": (_at_least_one, "at least 1"),
     "ray.cpus_per_worker": (_not_negative, "at least 0"),
     "ray.gpus_per_worker": (_not_negative, "at least 0"),
+    "collaborative.method": (lambda name: name in METHODS, ", ".join(METHODS)),
     "schedule.cron": (lambda cron: bool(FIVE_FIELDS.fullmatch(cron)), "five cron fields"),
     "schedule.timezone": (_zone, "a time zone such as Europe/Vienna"),
     "ingest.max_image_pixels": (_decodable, f"from 1 to {MAX_PIXELS}, what the encoders decode"),

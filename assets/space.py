@@ -107,7 +107,7 @@ def collaborative_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     build = lake.unchanged("collaborative_vectors", inputs)
     what = "unchanged" if build else "factorised"
     if build is None:
-        recipe, periods = _factorised(lake)
+        recipe, periods = factorised(lake)
         rows = pa.concat_tables([_rows(lake, period, periods[period]) for period in PERIODS])
         table = {"collaborative_vectors": lake.tables.replace("collaborative_vectors", rows)}
         metadata = {"rows": len(rows), "recipe": asdict(recipe)}
@@ -121,13 +121,18 @@ def collaborative_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     )
 
 
-def _factorised(lake: Lake) -> tuple[Recipe, dict[str, Collaborative]]:
-    """Factorise both periods, by the released space's recipe or by one chosen on validation."""
-    dims, seed = lake.settings.dims, lake.settings.seed
+def factorised(lake: Lake) -> tuple[Recipe, dict[str, Collaborative]]:
+    """Factorise both periods, by the released space's recipe or by one chosen on validation.
+
+    Only that of co-visits leaves something to choose.
+    """
+    dims, seed, method = lake.settings.dims, lake.settings.seed, lake.settings.collaborative.method
     everything = load_sequences(lake)
     split = leave_last_out(everything)
     if released := released_space(lake):
         recipe = released.space.recipe
+    elif method != "covisits":
+        recipe = Recipe(method=method)
     else:
         recipe = choose_recipe(split, dims=dims, seed=seed, progress=lake.progress)
     sequences = {"train": split.train, "all": everything}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.behaviour import generated
 from benchmarks.figures import Report
 from benchmarks.items import DIM, item_ids, made, made_items
 from benchmarks.lookup import prove, turns
@@ -99,3 +100,10 @@ def test_a_picture_is_small_and_the_same_for_the_same_lines(tmp_path: Path):
 def test_lines_of_no_panel_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="none of 1 lines belongs to a panel"):
         draw([{"figure": "other", "value": 1}], tmp_path / "none.svg")
+
+
+def test_a_generated_log_has_about_the_events_asked_for():
+    seq = generated(10_000)
+    assert len(seq.items) == seq.indptr[-1] == pytest.approx(10_000, rel=0.1)
+    assert (seq.n_users, seq.n_items) == (1000, 100)
+    assert 0 <= seq.items.min() <= seq.items.max() < 100

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.collaborative import METHODS
 from assets.settings import Settings, SettingsError, load, load_current, parse, write_default
 from encoders.spec import Choice
 
@@ -71,6 +72,8 @@ def test_sections_and_absolute_places_are_taken_as_they_are():
         ({"encoders": {"memory_mb": -1}}, "at least 0"),
         ({"descriptions": {"max_new_tokens": 0}}, "at least 1"),
         ({"ray": {"workers": 0}}, "at least 1"),
+        ({"collaborative": {"method": "svd"}}, "covisits, als, bpr, sasrec"),
+        ({"collaborative": {"methods": "als"}}, "did you mean 'collaborative.method'"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_way_out(content, says: str):
@@ -113,3 +116,8 @@ def test_a_tower_is_looked_for_beside_the_settings(tmp_path: Path):
     assert settings.encoders.image.tower == f"open_clip:ViT-B-32@{tmp_path}/b32.pt"
     assert settings.descriptions.tower.tower == f"transformers:{tmp_path}/models/e5"
     assert settings.descriptions.tower.prompt == "{image} {text}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_for_collaborative_vectors_can_be_set(method: str):
+    assert parse({"collaborative": {"method": method}}).collaborative.method == method
