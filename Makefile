@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 FOLDER ?= data/$(if $(CATALOG),$(notdir $(abspath $(CATALOG))),demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo example ui test pytest test-slow check format lint types imports bench bench-store bench-encode lock clean
+.PHONY: help install demo example ui test pytest test-slow check format lint types imports bench quality bench-store bench-encode lock clean
 
 help:
 	@echo "make demo                      a generated shop, in to released item vectors"
@@ -17,6 +17,7 @@ help:
 	@echo "make test                      lint, types, borders and every quick test"
 	@echo "make test-slow                 the kill and scale tests (minutes)"
 	@echo "make bench [CATALOG=<folder>]  benchmarks/pipeline.py, a JSON line per figure"
+	@echo "make quality CATALOG=<folder>  benchmarks/quality.py: the vectors beside every floor (an hour)"
 	@echo "make bench-store               look-ups, search, upserts, SQL beside rivals; docs/lookup.svg"
 	@echo "make bench-encode              encoding beside the bare model and rivals (an hour), and at scale"
 
@@ -65,6 +66,10 @@ imports: install
 
 bench: install
 	$(BIN)/python -m benchmarks.pipeline $(if $(CATALOG),"$(CATALOG)")
+
+quality: install
+	@test -n "$(CATALOG)" || { echo "which catalogue? make quality CATALOG=<folder>"; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality "$(CATALOG)" $(if $(PARTS),--parts $(PARTS))
 
 bench-store: install
 	@mkdir -p data/bench

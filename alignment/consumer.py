@@ -4,7 +4,7 @@ A user is the mean of the history's context vectors, weighted .6^age; candidates
 cosine with their target vectors over the whole catalogue. It knows vectors and row numbers only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,19 @@ class Trial:
     def only(self, users: Ints) -> "Trial":
         """Return the trial of some of its users, given by their places."""
         return Trial(self.history[users], self.seen[users], self.targets[users])
+
+    def faded(self, recency: float) -> "Trial":
+        """Return the same users with a history weighted recency^age instead of RECENCY^age."""
+        history = self.history.copy()
+        history.data **= np.float32(np.log(recency) / np.log(RECENCY))
+        return Trial(history, self.seen, self.targets)
+
+    def without(self, held: NDArray[np.bool_]) -> "Trial":
+        """Return the same users with histories that lack the held items; ages stay as they are."""
+        history = self.history.copy()
+        history.data[held[history.indices]] = 0
+        history.eliminate_zeros()
+        return Trial(history, self.seen, self.targets)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -79,12 +92,17 @@ def _rows(lists: list[Rows], n_items: int, *, recency: float) -> Matrix:
 
 def rank(score: Score, cases: Trial) -> Ranks:
     """Rank every target by score(histories) -> float32 [users, items], block by block."""
-    size = max(1, BLOCK_BYTES // (4 * max(1, cases.history.shape[1])))
     unmasked, masked = np.zeros(len(cases)), np.zeros(len(cases))
-    for start in range(0, len(cases), size):
-        rows = slice(start, min(start + size, len(cases)))
+    for rows in blocks(cases):
         unmasked[rows], masked[rows] = _rank_block(score(cases.history[rows]), cases, rows)
     return Ranks(unmasked, masked)
+
+
+def blocks(cases: Trial) -> Iterator[slice]:
+    """Cut the users into runs whose float32 scores of all items take BLOCK_BYTES."""
+    size = max(1, BLOCK_BYTES // (4 * max(1, cases.history.shape[1])))
+    for start in range(0, len(cases), size):
+        yield slice(start, min(start + size, len(cases)))
 
 
 def _rank_block(scores: Vectors, cases: Trial, rows: slice) -> tuple[Floats, Floats]:
@@ -109,14 +127,26 @@ def by_cosine(context: Vectors, target: Vectors, *, dim: int) -> Score:
 
 
 def figures(ranks: Floats) -> dict[str, float]:
-    """Recall and NDCG at 10 and 20 of one target per user, with the standard error of R@10."""
+    """Recall and NDCG at 10 and 20 of one target per user, and the number of users.
+
+    "se" is the standard error of R@10, "se N@10" that of N@10.
+    """
+    table: dict[str, float] = dict.fromkeys(("R@10", "N@10", "R@20", "N@20", "se", "se N@10"), 0.0)
     if not len(ranks):
-        return {"R@10": 0.0, "N@10": 0.0, "R@20": 0.0, "N@20": 0.0, "se": 0.0, "users": 0}
-    gain = 1 / np.log2(ranks + 2)
-    table: dict[str, float] = {}
+        return table | {"users": 0}
     for k in (10, 20):
-        hit = ranks < k
-        table[f"R@{k}"] = float(hit.mean())
-        table[f"N@{k}"] = float((gain * hit).mean())
-    recall = table["R@10"]
-    return table | {"se": float(np.sqrt(recall * (1 - recall) / len(ranks))), "users": len(ranks)}
+        table[f"R@{k}"] = float(hits(ranks, k).mean())
+        table[f"N@{k}"] = float(gains(ranks, k).mean())
+    for name, values in (("se", hits(ranks, 10)), ("se N@10", gains(ranks, 10))):
+        table[name] = float(values.std() / np.sqrt(len(ranks)))
+    return table | {"users": len(ranks)}
+
+
+def hits(ranks: Floats, k: int) -> Floats:
+    """Whether each target is among the first k, 0 or 1."""
+    return (ranks < k).astype(np.float64)
+
+
+def gains(ranks: Floats, k: int) -> Floats:
+    """Each target's share of NDCG@k: less with every rank, 0 from rank k on."""
+    return hits(ranks, k) / np.log2(ranks + 2)

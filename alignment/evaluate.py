@@ -5,25 +5,30 @@ Floors are tuned on validation, like the vectors. It knows row numbers, not item
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from alignment.collaborative import Collaborative, Floats, Recipe, balanced, covisits, singular
-from alignment.consumer import Matrix, Score, Trial, by_cosine, figures, rank, trial
-from alignment.interactions import Sequences, Split
+from alignment.collaborative import Collaborative
+from alignment.consumer import (
+    Floats,
+    Score,
+    Trial,
+    blocks,
+    by_cosine,
+    figures,
+    rank,
+    trial,
+)
+from alignment.floors import BOUNDED, Ranked, baskets, behaviour_floors
+from alignment.interactions import Ints, Sequences, Split
 from alignment.space import ItemSpace, Progress, Views, fit
-from alignment.whiten import Bits, Content
+from alignment.whiten import MODALITIES, Bits, Content, Encoded
 from matryoshka.prefix import Vectors
 
 MAX_USERS = 10_000
-VALIDATION_USERS = 2_000
 COLD_SHARE = 0.1
-MAX_BASKET = 500
-COUNTED = tuple(
-    Recipe(window=w, decay=1.0, backward=0.0, balance=b) for w in (5, 20) for b in (0.0, 0.5)
-)
 Roles = tuple[Vectors, Vectors]
 
 
@@ -41,7 +46,8 @@ def report(
 
     space: fitted on `split`; evidence: that of split.train, factorised anew when left out.
     The cold slice holds a tenth of the items out of everything that learns from behaviour: a second
-    space is fitted with the choices of the first, and their targets are ranked among all items.
+    space is fitted with the choices of the first, and their targets are ranked among all items and,
+    as "within cold", among themselves.
     """
 
     def tell(done: int, what: str) -> None:
@@ -50,20 +56,76 @@ def report(
 
     tell(0, "ranking for the floors")
     cases = trial(split, on="test", max_users=MAX_USERS, seed=seed)
-    rows = _floors(split, cases, dims=dims, seed=seed)
+    found = behaviour_floors(split, cases, dims=dims, seed=seed, grid=BOUNDED)
     tell(1, "ranking with the vectors")
-    rows += _views(space.views(content, evidence or space.factorise(split.train)), cases, dims)
-    rows = [{"slice": "warm"} | row for row in rows]
+    found += ranked(space.views(content, evidence or space.factorise(split.train)), cases, dims)
+    rows = _rows(found, "warm")
     tell(2, "fitting without the cold items")
-    held = np.random.default_rng(seed).random(len(content)) < COLD_SHARE
-    less = without(split, held)
-    cold = fit(content, less, dims=space.dims, seed=seed, like=space)
+    held = held_out(len(content), seed=seed)
+    _, views = published(content, without(split, held), dims=space.dims, seed=seed, like=space)
     tell(3, "ranking cold items")
-    cases = _cold_cases(split, held, seed=seed)
-    views = cold.views(content, cold.factorise(less.train))
-    rows += [{"slice": "cold"} | row for row in _views(views, cases, dims)]
+    cold = cold_trials(split, held, max_users=MAX_USERS, seed=seed).cold
+    rows += _rows(ranked(views, cold, dims), "cold")
+    rows += _rows(ranked(views, cold, dims, among=held), "within cold")
     tell(4, "measured")
-    return [{"split": "test"} | row for row in rows]
+    return rows
+
+
+def published(
+    content: Content,
+    split: Split,
+    *,
+    dims: Sequence[int],
+    seed: int,
+    like: ItemSpace | None = None,
+) -> tuple[ItemSpace, Views]:
+    """Fit a space to a split and make the vectors that its training part allows.
+
+    like: a space whose choices are taken over.
+    """
+    space = fit(content, split, dims=dims, seed=seed, like=like)
+    return space, space.views(content, space.factorise(split.train))
+
+
+def roles_of(views: Views) -> dict[str, Roles]:
+    """Return the context and target vectors of every view, which are the same where it has one."""
+    return {
+        "content": (views.content, views.content),
+        "aligned": (views.aligned, views.aligned),
+        "collaborative": (views.collaborative_context, views.collaborative_target),
+        "fused": (views.fused_context, views.fused_target),
+    }
+
+
+def ranked(
+    views: Views, cases: Trial, dims: Sequence[int], *, among: Bits | None = None
+) -> list[Ranked]:
+    """Rank by every view at every dim; among: the items that compete, by default all."""
+    return [
+        Ranked(name, dim, rank(within(by_cosine(*roles, dim=dim), among), cases))
+        for name, roles in roles_of(views).items()
+        for dim in dims
+    ]
+
+
+def within(score: Score, among: Bits | None) -> Score:
+    """Score all items but some -inf, so that only those in `among` compete; None: all."""
+    return score if among is None else lambda h: np.where(among, score(h), -np.float32(np.inf))
+
+
+def _rows(found: Sequence[Ranked], slice: str) -> list[dict[str, Any]]:
+    return [
+        {"split": "test", "slice": slice, "vectors": each.vectors, "dim": each.dim}
+        | {"masked": masked}
+        | figures(each.ranks.masked if masked else each.ranks.unmasked)
+        for each in found
+        for masked in (True, False)
+    ]
+
+
+def held_out(n: int, *, seed: int) -> Bits:
+    """Draw the items that play cold."""
+    return np.random.default_rng(seed).random(n) < COLD_SHARE
 
 
 def without(split: Split, held: Bits) -> Split:
@@ -75,6 +137,73 @@ def without(split: Split, held: Bits) -> Split:
         split.validation[stay],
         split.test[stay],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ColdTrials:
+    """The users whose test target is held out, and all others; no history has a held item."""
+
+    cold: Trial
+    warm: Trial
+
+
+def cold_trials(
+    split: Split, held: Bits, *, max_users: int | None = None, seed: int = 0
+) -> ColdTrials:
+    """Set the test targets behind histories without the held items, a sample above `max_users`."""
+    every = trial(split, on="test").without(held)
+    found: list[Trial] = []
+    for users in (np.flatnonzero(held[every.targets]), np.flatnonzero(~held[every.targets])):
+        if max_users is not None and len(users) > max_users:
+            users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
+        found.append(every.only(users))
+    return ColdTrials(*found)
+
+
+def share_in_top(score: Score, cases: Trial, held: Bits, *, k: int = 10) -> float:
+    """Share of held items in the users' k best; fair is their share of the catalogue."""
+    k = min(k, len(held))
+    counts = [
+        np.count_nonzero(held[np.argpartition(-score(cases.history[rows]), k - 1, axis=1)[:, :k]])
+        for rows in blocks(cases)
+    ]
+    return sum(counts) / max(1, k * len(cases))
+
+
+def only(content: Content, modality: str) -> Content:
+    """Return the same items as if they had but one modality."""
+    rest = {name: Encoded.none(len(content)) for name in MODALITIES if name != modality}
+    return replace(content, **rest)
+
+
+def lacking(content: Content, modality: str, gone: Bits) -> Content:
+    """Return the same items, of which the marked ones do not have the modality."""
+    vectors, has = getattr(content, modality)
+    return replace(content, **{modality: Encoded(vectors, has & ~gone)})
+
+
+def together(seq: Sequences, items: Ints, *, most: int = 20, least: int = 3) -> list[Ints]:
+    """Return for each of `items` the places in `items` of those most often taken by its users.
+
+    By the cosine between the sets of users, `most` at most, of those with `least` users in common.
+    All events count: it is what vectors are asked for, and nothing learns from it.
+    """
+    sets = baskets(seq, most=seq.longest)[:, items]
+    common = (sets.T @ sets).toarray()
+    sizes = np.sqrt(np.maximum(common.diagonal(), 1))
+    near = np.where(common >= least, common / sizes[:, None] / sizes, 0)
+    np.fill_diagonal(near, 0)
+    best = np.argsort(-near, axis=1, kind="stable")[:, :most]
+    return [row[near[item, row] > 0] for item, row in enumerate(best)]
+
+
+def recall_together(vectors: Vectors, wanted: Sequence[Ints], *, k: int = 50) -> Floats:
+    """Share of each row's `wanted` rows that are among its k nearest; only rows that want any."""
+    near = vectors @ vectors.T
+    np.fill_diagonal(near, -np.inf)
+    nearest = np.argsort(-near, axis=1, kind="stable")[:, :k]
+    shares = [np.isin(w, n).mean() for w, n in zip(wanted, nearest, strict=True) if len(w)]
+    return np.array(shares, dtype=np.float64)
 
 
 def cross_version(older: Roles, newer: Roles, cases: Trial, *, dim: int) -> dict[str, float]:
@@ -93,94 +222,3 @@ def cross_version(older: Roles, newer: Roles, cases: Trial, *, dim: int) -> dict
     }
     old = recalls["old x old"]
     return recalls | {"ratio": recalls["old x new"] / old if old else 1.0}
-
-
-def _views(views: Views, cases: Trial, dims: Sequence[int]) -> list[dict[str, Any]]:
-    roles = {
-        "content": (views.content, views.content),
-        "aligned": (views.aligned, views.aligned),
-        "collaborative": (views.collaborative_context, views.collaborative_target),
-        "fused": (views.fused_context, views.fused_target),
-    }
-    return [
-        row
-        for name, (context, target) in roles.items()
-        for dim in dims
-        for row in _rows(name, dim, by_cosine(context, target, dim=dim), cases)
-    ]
-
-
-def _rows(name: str, dim: int | None, score: Score, cases: Trial) -> list[dict[str, Any]]:
-    ranks = rank(score, cases)
-    return [
-        {"vectors": name, "dim": dim, "masked": masked} | figures(values)
-        for masked, values in ((True, ranks.masked), (False, ranks.unmasked))
-    ]
-
-
-def _cold_cases(split: Split, held: Bits, *, seed: int) -> Trial:
-    """Users whose test target is held out, with histories of the other items."""
-    every = trial(split, on="test")
-    users = np.flatnonzero(held[every.targets])
-    if len(users) > MAX_USERS:
-        users = np.sort(np.random.default_rng(seed).choice(users, MAX_USERS, replace=False))
-    some = every.only(users)
-    return Trial(
-        (some.history @ sparse.diags((~held).astype(np.float32))).tocsr(), some.seen, some.targets
-    )
-
-
-def _floors(split: Split, cases: Trial, *, dims: Sequence[int], seed: int) -> list[dict[str, Any]]:
-    """Rows of popularity, transition counts, their factors at every dim and item-kNN."""
-    tuning = trial(split, on="validation", max_users=VALIDATION_USERS, seed=seed)
-    support = split.train.support.astype(np.float32)
-    rows = _rows("popularity", None, lambda h: np.tile(support, (h.shape[0], 1)), cases)
-
-    counts = [
-        balanced(covisits(split.train, window=recipe.window, decay=recipe.decay), recipe)
-        for recipe in COUNTED
-    ]
-    best = counts[_best([(_by_counts(matrix), tuning) for matrix in counts])]
-    rows += _rows("transitions", None, _by_counts(best), cases)
-
-    u, s, v = singular(best, max(dims), seed=seed)
-    for dim in dims:
-        context, target = (part[:, :dim] * np.sqrt(s[:dim]) for part in (u, v))
-        both = [by_cosine(context, target, dim=context.shape[1]), _by_product(context, target)]
-        better = both[_best([(score, tuning) for score in both])]
-        rows += _rows("transitions_svd", dim, better, cases)
-
-    knn = _by_counts(_neighbourhood(split.train))
-    whole = _best([(knn, tuning), (knn, _unordered(tuning))])
-    return rows + _rows("item_knn", None, knn, _unordered(cases) if whole else cases)
-
-
-def _best(candidates: list[tuple[Score, Trial]]) -> int:
-    return int(np.argmax([figures(rank(*c).masked)["R@20"] for c in candidates]))
-
-
-def _by_counts(matrix: Matrix) -> Score:
-    return lambda histories: (histories @ matrix).toarray()
-
-
-def _by_product(context: Floats, target: Floats) -> Score:
-    return lambda histories: (histories @ context) @ target.T
-
-
-def _unordered(cases: Trial) -> Trial:
-    """Return the same users with every item they have seen at weight 1."""
-    return Trial(cases.seen, cases.seen, cases.targets)
-
-
-def _neighbourhood(seq: Sequences) -> Matrix:
-    """Cosine between the sets of users of two items, over each user's last MAX_BASKET events."""
-    recent = seq.indptr[1:][seq.users] - np.arange(len(seq.items)) <= MAX_BASKET
-    ones = np.ones(np.count_nonzero(recent), dtype=np.float32)
-    shape = seq.n_users, seq.n_items
-    sets: Matrix = sparse.csr_matrix((ones, (seq.users[recent], seq.items[recent])), shape=shape)
-    sets.data[:] = 1
-    lengths = np.sqrt(np.asarray(sets.sum(axis=0)).ravel())
-    scaled: Matrix = sets @ sparse.diags(1 / np.maximum(lengths, 1))
-    similar = (scaled.T @ scaled).tocsr()
-    similar.setdiag(0)
-    return similar.astype(np.float32)

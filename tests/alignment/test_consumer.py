@@ -74,6 +74,26 @@ def test_figures_of_known_ranks() -> None:
     assert (table["R@10"], table["R@20"]) == (0.5, 0.75)
     assert table["N@10"] == pytest.approx((1 + 1 / np.log2(11)) / 4)
     assert table["se"] == pytest.approx(0.25)
+    gain = np.array([1, 1 / np.log2(11), 0, 0])
+    assert table["se N@10"] == pytest.approx(gain.std() / 2)
+
+
+def test_a_trial_can_fade_at_another_rate() -> None:
+    split = leave_last_out(from_log([0] * 5, [3, 2, 3, 0, 1], range(5), n_items=4, seed=0))
+    some = trial(split, on="test")
+    np.testing.assert_allclose(some.faded(0.6).history.data, some.history.data, rtol=1e-5)
+    np.testing.assert_allclose(
+        some.faded(0.8).history.toarray(), [[1, 0, 0.64, 0.8 + 0.512]], rtol=1e-5
+    )
+
+
+def test_items_taken_out_of_histories_leave_the_others_as_they_were() -> None:
+    split = leave_last_out(from_log([0] * 5, [3, 2, 3, 0, 1], range(5), n_items=4, seed=0))
+    some = trial(split, on="test")
+    less = some.without(np.array([False, False, True, False]))
+    np.testing.assert_allclose(less.history.toarray(), [[1, 0, 0, 0.6 + 0.216]], rtol=1e-5)
+    assert less.history.nnz == 3
+    assert some.history.nnz == 4
 
 
 def test_without_users_figures_are_zero() -> None:

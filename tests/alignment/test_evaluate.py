@@ -7,11 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.consumer import trial
-from alignment.evaluate import cross_version, report, without
-from alignment.interactions import Split
+from alignment.consumer import by_cosine, rank, trial
+from alignment.evaluate import (
+    cold_trials,
+    cross_version,
+    lacking,
+    only,
+    recall_together,
+    report,
+    share_in_top,
+    together,
+    within,
+    without,
+)
+from alignment.interactions import Split, from_log
 from alignment.space import ItemSpace, Views, fit
-from tests.alignment.world import DIMS, World
+from alignment.whiten import Encoded
+from tests.alignment.world import DIMS, World, content_of
 
 Rows = list[dict[str, Any]]
 
@@ -31,8 +43,9 @@ def recall(rows: Rows, vectors: str, dim: int | None = None, slice: str = "warm"
 
 
 def test_every_row_says_what_it_measured(rows: Rows) -> None:
-    wanted = {"vectors", "dim", "slice", "split", "masked", "R@10", "N@10", "R@20", "N@20", "se"}
-    assert all(set(row) == wanted | {"users"} for row in rows)
+    wanted = {"vectors", "dim", "slice", "split", "masked", "users"}
+    measured = {"R@10", "N@10", "R@20", "N@20", "se", "se N@10"}
+    assert all(set(row) == wanted | measured for row in rows)
     assert json.loads(json.dumps(rows)) == rows
 
 
@@ -52,6 +65,65 @@ def test_fused_is_above_popularity_and_content(rows: Rows) -> None:
 
 def test_cold_items_are_found_in_the_whole_catalogue(rows: Rows) -> None:
     assert recall(rows, "fused", 32, "cold") > 10 / 180  # what chance would find
+
+
+def test_cold_items_are_found_sooner_among_themselves(rows: Rows) -> None:
+    for dim in DIMS:
+        alone = recall(rows, "fused", dim, "within cold")
+        assert alone >= recall(rows, "fused", dim, "cold")
+        assert alone > 0.6  # 18 of 180 items are cold, in about as many chains
+
+
+def test_only_the_items_that_compete_have_a_rank(split: Split, views: Views) -> None:
+    cases = trial(split, on="test")
+    among = np.zeros(180, bool)
+    among[cases.targets[0]] = True
+    score = by_cosine(views.fused_context, views.fused_target, dim=8)
+    ranks = rank(within(score, among), cases.only(np.array([0])))
+    assert (ranks.unmasked.tolist(), ranks.masked.tolist()) == ([0], [0])
+
+
+def test_no_cold_item_is_in_a_history_and_every_user_is_warm_or_cold(
+    world: World, split: Split
+) -> None:
+    held = world.chain == 0
+    found = cold_trials(split, held)
+    assert len(found.cold) + len(found.warm) == len(split.users)
+    assert held[found.cold.targets].all()
+    assert not held[found.warm.targets].any()
+    for cases in (found.cold, found.warm):
+        assert not held[cases.history.indices].any()
+    assert len(cold_trials(split, held, max_users=5).warm) == 5
+
+
+def test_the_share_of_held_items_in_the_best_is_counted(split: Split) -> None:
+    cases = trial(split, on="test")
+    scores = np.arange(180, dtype=np.float32)  # the last ten are the best for everyone
+    held = np.zeros(180, bool)
+    held[[179, 175, 3]] = True
+    assert share_in_top(lambda h: np.tile(scores, (h.shape[0], 1)), cases, held) == 0.2
+
+
+def test_a_modality_alone_and_one_that_some_lack() -> None:
+    rows, has = np.ones((4, 3), np.float32), np.array([True, True, True, False])
+    content = content_of(4, text=Encoded(rows, has), image=Encoded(rows, ~has))
+    alone = only(content, "image")
+    assert not alone.text.has.any()
+    np.testing.assert_array_equal(alone.image.has, ~has)
+    fewer = lacking(content, "text", np.array([True, False, False, True]))
+    assert fewer.text.has.tolist() == [False, True, True, False]
+    np.testing.assert_array_equal(fewer.image.has, ~has)
+
+
+def test_items_that_the_same_users_took_are_wanted_beside_each_other() -> None:
+    users, items = np.divmod(np.arange(12), 3)  # four users take 0, 1, 2
+    seq = from_log([*users, 8, 9], [*items, 3, 0], range(14), n_items=4, seed=0)
+    wanted = together(seq, np.array([0, 1, 2, 3]), least=3)
+    assert [row.tolist() for row in wanted] == [[1, 2], [2, 0], [1, 0], []]
+    assert [row.tolist() for row in together(seq, np.array([0, 1]), least=5)] == [[], []]
+    rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.9, 0]], np.float32)
+    assert recall_together(rows, wanted, k=1).tolist() == [0.5, 0.5, 0.5]
+    assert recall_together(rows, wanted, k=3).tolist() == [1, 1, 1]
 
 
 def test_masking_helps_where_nobody_repeats(rows: Rows) -> None:

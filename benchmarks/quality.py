@@ -1,0 +1,536 @@
+"""What a catalogue's vectors are worth, beside every floor: tables, and JSON lines of them.
+
+    python -m benchmarks.quality CATALOGUE [--parts floors views …] [--seeds 3] [--folder FOLDER]
+
+Leave-last-out, all items ranked, mid-rank ties, all users with three events; choices are made on
+validation only. Consumer A trains nothing (alignment/consumer.py), consumer B is a small SASRec on
+frozen vectors (alignment/sasrec.py). Prints a Markdown table per part and slice, then one JSON line
+per limit. The rows are in FOLDER/quality.jsonl, those of a part replaced when it runs again; what
+took time is in FOLDER/stages. FOLDER is data/quality/<name>, made with default settings if absent.
+
+floors       popularity, transition counts and their SVD, item-kNN, content as its encoder gave it
+views        every view at every dim
+cold         a tenth of the items out of all that learns: found among all items, among themselves,
+             what it costs the others, and their share of the top 10 (fair is a tenth)
+modalities   one modality alone; half of the items without one
+order        users whose last pair descends by item id (files whose ids leak the order only)
+independent  a space of each dim alone: what a prefix must beat
+consumer_b   the views in consumer B, and the item vectors that it learns by itself
+compare      fused less each floor, user by user
+posters      whether pictures help to tell what is taken together
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
+
+from alignment import evaluate
+from alignment.consumer import Floats, Ranks, Trial, by_cosine, figures, gains, hits, trial
+from alignment.floors import (
+    Ranked,
+    ascending_share,
+    behaviour_floors,
+    content_floors,
+    descending_last_pair,
+)
+from alignment.interactions import Ints, Sequences, Split, leave_last_out
+from alignment.space import ItemSpace, Views
+from alignment.statistics import paired_bootstrap
+from alignment.whiten import MODALITIES, Bits, Content
+from assets.inputs import load_ids
+from assets.lake import open_lake
+from assets.report import markdown
+from assets.run import materialize
+from assets.settings import FILE, load, write_default
+from assets.space import load_sequences
+from assets.stored import load_content
+from benchmarks.figures import Report, print_machine
+from benchmarks.stages import Reading, Stages, readings, sources
+from matryoshka.prefix import prefix
+
+MIDDLE = 128  # the dim of every comparison
+DROPOUTS = (0.2, 0.5)
+VALUES: dict[str, Callable[[Floats], Floats]] = {
+    "R@10": lambda ranks: hits(ranks, 10),
+    "N@10": lambda ranks: gains(ranks, 10),
+    "R@20": lambda ranks: hits(ranks, 20),
+}
+TAKEN = 15  # events of an item whose company is known
+Row = dict[str, Any]
+Rows = list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A catalogue as arrays; order: what its items' ids say of their order, where that leaks."""
+
+    name: str
+    content: Content
+    sequences: Sequences
+    split: Split
+    dims: tuple[int, ...]
+    order: Ints | None
+
+    @property
+    def middle(self) -> int:
+        """The dim of comparisons: MIDDLE, or the widest."""
+        return MIDDLE if MIDDLE in self.dims else max(self.dims)
+
+
+def load_shop(catalogue: Path, folder: Path) -> Shop:
+    """Read a catalogue from its store, which is made first if there is none."""
+    settings_file = folder / FILE
+    if not settings_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_default(settings_file, catalogue=str(catalogue.resolve()), store="store")
+    settings = load(settings_file)
+    if not Path(settings.store).exists():
+        outcome = materialize(settings_file)
+        if not outcome.succeeded:
+            raise RuntimeError("; ".join(outcome.failures))
+    with open_lake(settings) as lake:
+        ids, content, sequences = load_ids(lake), load_content(lake), load_sequences(lake)
+    split = leave_last_out(sequences)
+    order = id_order(catalogue, ids)
+    return Shop(catalogue.resolve().name, content, sequences, split, settings.dims, order)
+
+
+def id_order(catalogue: Path, ids: Any) -> Ints | None:
+    """Rank items by ASIN; None in a catalogue without them."""
+    items = catalogue / "items.parquet"
+    if not items.exists() or "asin" not in pq.read_schema(items).names:
+        return None
+    table = pq.read_table(items, columns=["item_id", "asin"])
+    known = table["asin"].take(pc.index_in(ids, table["item_id"].combine_chunks()))
+    return np.unique(known.to_numpy(zero_copy_only=False), return_inverse=True)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """What the parts measure with: a shop, its stages, and a seed per repetition."""
+
+    shop: Shop
+    stages: Stages
+    seeds: tuple[int, ...]
+
+    def fitted(
+        self, shop: Shop, seed: int, like: ItemSpace | None = None
+    ) -> tuple[ItemSpace, Views]:
+        """Fit vectors to a shop: the whole one, or one that lacks something."""
+
+        def make() -> dict[str, np.ndarray]:
+            space, views = evaluate.published(
+                shop.content, shop.split, dims=shop.dims, seed=seed, like=like
+            )
+            described = np.array(json.dumps(space.description()))
+            parts = {f"view.{name}": getattr(views, name) for name in Views.__slots__}
+            learnt = {f"space.{name}": value for name, value in space.arrays().items()}
+            return {"description": described, **parts, **learnt}
+
+        key = (sources(), shop.content, shop.split, shop.dims, seed, like and like.basis_id)
+        kept = self.stages.keep("fit", key, make)
+        learnt = {n.removeprefix("space."): v for n, v in kept.items() if n.startswith("space.")}
+        space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
+        return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
+
+    def ranked(self, views: Views, cases: Trial, *, among: Bits | None = None) -> list[Ranked]:
+        """Rank for a trial's users by every view at every dim."""
+        dims = self.shop.dims
+        return self.stages.keep_ranks(
+            "views",
+            (views, cases, dims, among),
+            lambda: evaluate.ranked(views, cases, dims, among=among),
+        )
+
+    def floors(self) -> list[Ranked]:
+        """Rank the test targets by every floor."""
+        shop, seed = self.shop, self.seeds[0]
+        found = self.stages.keep_ranks(
+            "behaviour_floors",
+            (shop.split, shop.dims, seed),
+            lambda: behaviour_floors(shop.split, self.cases, dims=shop.dims, seed=seed),
+        )
+        return found + self.content_floors(self.cases)
+
+    def content_floors(self, cases: Trial) -> list[Ranked]:
+        """Rank for a trial's users by plain content."""
+        shop = self.shop
+        return self.stages.keep_ranks(
+            "content_floors",
+            (shop.content, cases, shop.dims),
+            lambda: content_floors(shop.content, cases, dims=shop.dims),
+        )
+
+    @property
+    def cases(self) -> Trial:
+        """All test targets."""
+        return trial(self.shop.split, on="test")
+
+    def views(self) -> list[list[Ranked]]:
+        """Rank the test targets by the vectors of every seed."""
+        return [self.ranked(self.fitted(self.shop, s)[1], self.cases) for s in self.seeds]
+
+    def rows(self, runs: Sequence[Sequence[Ranked]], slice: str, consumer: str = "A") -> Rows:
+        """Return a row per vectors, dim and masking of runs that differ by their seed."""
+        return [
+            {"catalog": self.shop.name, "vectors": same[0].vectors, "consumer": consumer}
+            | {"dim": same[0].dim, "split": "leave-last-out", "masked": masked, "slice": slice}
+            | averaged([each.ranks.masked if masked else each.ranks.unmasked for each in same])
+            for same in zip(*runs, strict=True)
+            for masked in (False, True)
+        ]
+
+
+def averaged(seeds: Sequence[Floats]) -> Row:
+    """Mean figures of one ranking per seed; se: of one seed's R@10 over users; sd: over seeds."""
+    each = [figures(ranks) for ranks in seeds]
+    row = {name: float(np.mean([f[name] for f in each])) for name in ("R@10", "N@10", "R@20", "se")}
+    row["seeds"] = len(seeds)
+    if len(seeds) > 1:
+        row["sd"] = float(np.std([f["R@10"] for f in each], ddof=1))
+    return row
+
+
+def floors(lab: Lab) -> Rows:
+    """Measure the floors."""
+    return lab.rows([lab.floors()], "warm")
+
+
+def views(lab: Lab) -> Rows:
+    """Measure every view at every dim."""
+    return lab.rows(lab.views(), "warm")
+
+
+def cold(lab: Lab) -> Rows:
+    """Measure what is left for items out of everything learnt, and for the others beside them."""
+    runs: dict[str, list[list[Ranked]]] = {"cold": [], "within cold": [], "warm beside cold": []}
+    shares: list[list[float]] = []
+    for seed in lab.seeds:
+        held = evaluate.held_out(len(lab.shop.content), seed=seed)
+        less = replace(lab.shop, split=evaluate.without(lab.shop.split, held))
+        _, found = lab.fitted(less, seed, lab.fitted(lab.shop, seed)[0])
+        cases = evaluate.cold_trials(lab.shop.split, held)
+        plain = lab.content_floors(cases.cold)
+        runs["cold"].append(lab.ranked(found, cases.cold) + plain)
+        runs["within cold"].append(lab.ranked(found, cases.cold, among=held))
+        runs["warm beside cold"].append(lab.ranked(found, cases.warm))
+        shares.append(shares_in_top(lab, found, lab.cases.without(held), held))
+    rows = [row for slice, each in runs.items() for row in lab.rows(each, slice)]
+    unmasked = [row for row in rows if not row["masked"] and row["slice"] == "cold"]
+    for row, share in zip(unmasked, np.mean(shares, axis=0), strict=False):
+        row["share of top 10"] = float(share)
+    return rows
+
+
+def shares_in_top(lab: Lab, found: Views, cases: Trial, held: Bits) -> list[float]:
+    """Return the share of held items in the top 10 of every view at every dim, in that order."""
+
+    def make() -> dict[str, np.ndarray]:
+        shares = [
+            evaluate.share_in_top(by_cosine(*roles, dim=dim), cases, held)
+            for roles in evaluate.roles_of(found).values()
+            for dim in lab.shop.dims
+        ]
+        return {"shares": np.array(shares)}
+
+    key = (found, cases, held, lab.shop.dims)
+    return lab.stages.keep("shares", key, make)["shares"].tolist()
+
+
+def modalities(lab: Lab) -> Rows:
+    """Measure spaces fitted to one modality alone, and to half of one."""
+    rows: Rows = []
+    shop, seed, cases = lab.shop, lab.seeds[0], lab.cases
+    names = present(shop.content)
+    for name in names if len(names) > 1 else ():
+        alone = replace(shop, content=evaluate.only(shop.content, name))
+        rows += lab.rows([lab.ranked(lab.fitted(alone, seed)[1], cases)], f"{name} only")
+    gone = np.random.default_rng(seed).random(len(shop.content)) < 0.5
+    for name in names:
+        bare = replace(shop, content=evaluate.lacking(shop.content, name, gone))
+        found = lab.ranked(lab.fitted(bare, seed)[1], cases)
+        what = f"half without {name}"
+        rows += lab.rows([found], what)
+        rows += lab.rows([only(found, gone[cases.targets])], f"{what}: targets without it")
+    return rows
+
+
+def present(content: Content) -> list[str]:
+    """Name the modalities that some item has."""
+    return [n for n, part in zip(MODALITIES, content.parts, strict=True) if part.has.any()]
+
+
+def only(found: Sequence[Ranked], users: Bits) -> list[Ranked]:
+    """Keep the ranks of the marked users."""
+    return [
+        each._replace(ranks=Ranks(each.ranks.unmasked[users], each.ranks.masked[users]))
+        for each in found
+    ]
+
+
+def order(lab: Lab) -> Rows:
+    """Measure the users whom an order of ids cannot help."""
+    if lab.shop.order is None:
+        return []
+    users = descending_last_pair(lab.shop.split, lab.shop.order)
+    share = ascending_share(lab.shop.sequences, lab.shop.order)
+    print(
+        f"\n{share:.1%} of neighbours in a sequence ascend by id (by chance 50 %); the last pair "
+        f"of {np.count_nonzero(users):,} of {len(users):,} users descends.\n"
+    )
+    slice = "last pair descends"
+    rows = lab.rows([only(lab.floors(), users)], slice)
+    return rows + lab.rows([only(found, users) for found in lab.views()], slice)
+
+
+def independent(lab: Lab) -> Rows:
+    """Measure a space of each dim alone, of the first seed."""
+    found: list[Ranked] = []
+    for dim in lab.shop.dims:
+        alone = replace(lab, shop=replace(lab.shop, dims=(dim,)))
+        found += alone.ranked(alone.fitted(alone.shop, lab.seeds[0])[1], lab.cases)
+    kept = [each for each in found if each.vectors in ("aligned", "fused")]
+    rows, ours = lab.rows([kept], "one space per dim"), lab.views()
+    for each in kept:
+        rows += compared(lab, chosen(ours, each.vectors, each.dim), each, "prefix less its own")
+    return rows
+
+
+def consumer_b(lab: Lab) -> Rows:
+    """Measure the views in consumer B, the vectors of seed s read with seed s."""
+    runs, middle = {seed: _read_by_b(lab, seed) for seed in lab.seeds}, lab.shop.middle
+    first = [run for run in runs[lab.seeds[0]] if run.dim == middle]
+    tried = [replace(run, dropout=dropout) for run in first for dropout in DROPOUTS]
+    best: dict[str, tuple[float, float]] = {}
+    for run, done in zip(tried, readings(lab.stages, tried, lab.shop.split), strict=True):
+        best[run.vectors] = max(best.get(run.vectors, (-1.0, 0.0)), (done.validation, run.dropout))
+    settled = [
+        replace(run, dropout=best[run.vectors][1]) if run.roles else run
+        for seed in lab.seeds
+        for run in runs[seed]
+    ]
+    done = readings(lab.stages, settled, lab.shop.split)
+    seconds = sum(each.seconds for each in done) / len(done)
+    dropouts = ", ".join(f"{name} {dropout}" for name, (_, dropout) in best.items())
+    print(f"\nDropout by validation: {dropouts}. {seconds:.0f} s a run in the mean.\n")
+    size = len(done) // len(lab.seeds)
+    parts = [[each.ranked for each in done[k : k + size]] for k in range(0, len(done), size)]
+    return lab.rows(parts, "warm", "B")
+
+
+def _read_by_b(lab: Lab, seed: int) -> list[Reading]:
+    found = evaluate.roles_of(lab.fitted(lab.shop, seed)[1])
+    widths = {name: [lab.shop.middle] for name in found} | {"fused": list(lab.shop.dims)}
+    runs = [
+        Reading(name, dim, (prefix(context, dim), prefix(target, dim)), seed, DROPOUTS[0])
+        for name, (context, target) in found.items()
+        for dim in widths[name]
+    ]
+    return [*runs, Reading("learned_ids", None, None, seed, 0.0)]
+
+
+def compare(lab: Lab) -> Rows:
+    """Compare fused with every floor of its dim, user by user."""
+    rows: Rows = []
+    for dim in sorted({lab.shop.middle, max(lab.shop.dims)}):
+        ours = chosen(lab.views(), "fused", dim)
+        for floor in lab.floors():
+            if floor.dim in (None, dim) or floor.vectors.endswith("_raw"):
+                rows += compared(lab, ours, floor, "fused less floor")
+    return rows
+
+
+def chosen(runs: Sequence[Sequence[Ranked]], vectors: str, dim: int | None) -> list[Ranked]:
+    """Pick one row of every run."""
+    return [each for run in runs for each in run if each[:2] == (vectors, dim)]
+
+
+def compared(lab: Lab, ours: Sequence[Ranked], rival: Ranked, slice: str) -> Rows:
+    """Compare with a rival, user by user, what our seeds have in the mean."""
+    rows: Rows = []
+    for masked, (figure, value) in product((False, True), VALUES.items()):
+        kind = "masked" if masked else "unmasked"
+        mean = np.mean([value(getattr(each.ranks, kind)) for each in ours], axis=0)
+        theirs = value(getattr(rival.ranks, kind))
+        found = paired_bootstrap(mean, theirs, seed=lab.seeds[0])
+        rows.append(
+            {"catalog": lab.shop.name, "vectors": ours[0].vectors, "dim": ours[0].dim}
+            | {"rival": rival.vectors, "masked": masked, "slice": slice, "figure": figure}
+            | asdict(found)
+        )
+    return rows
+
+
+def posters(lab: Lab) -> Rows:
+    """Tell how many of the items taken together are neighbours by content, by what it reads."""
+    shop, seed = lab.shop, lab.seeds[0]
+    text, image = shop.content.text.has, shop.content.image.has
+    if not (image.any() and text.any()):
+        return []
+    items = np.flatnonzero(image & (shop.sequences.support >= TAKEN))
+    wanted = evaluate.together(shop.sequences, items)
+    found: dict[str, Floats] = {}
+    for what, content in {
+        "text and image": shop.content,
+        "text only": evaluate.only(shop.content, "text"),
+        "image only": evaluate.only(shop.content, "image"),
+    }.items():
+        rows = lab.fitted(replace(shop, content=content), seed)[1].content
+        found[what] = evaluate.recall_together(prefix(rows[items], shop.middle), wanted)
+    both = found["text and image"]
+    tests = {what: paired_bootstrap(both, recall, seed=seed) for what, recall in found.items()}
+    return [
+        {"catalog": shop.name, "vectors": "content", "dim": shop.middle, "slice": "taken together"}
+        | {"reads": what, "items": len(recall), "R@50": float(recall.mean())}
+        | {"both less this": tests[what].difference, "low": tests[what].low}
+        | {"high": tests[what].high, "p": tests[what].p}
+        for what, recall in found.items()
+    ]
+
+
+PARTS: dict[str, Callable[[Lab], Rows]] = {
+    part.__name__: part
+    for part in (
+        floors,
+        views,
+        compare,
+        cold,
+        order,
+        modalities,
+        posters,
+        independent,
+        consumer_b,
+    )
+}
+
+
+def find(rows: Rows, figure: str, **wanted: Any) -> float | None:
+    """Return one figure of the row that is as wanted; None without one."""
+    for row in rows:
+        if all(row.get(key) == value for key, value in wanted.items()) and figure in row:
+            return row[figure]
+    return None
+
+
+MUST = (  # consumer, dim, slice, figure, least: the issue that asked for these vectors
+    ("A", 32, "warm", "R@10", 0.065),
+    ("A", 64, "warm", "R@10", 0.076),
+    ("A", 128, "warm", "R@10", 0.085),
+    ("A", 256, "warm", "R@10", 0.090),
+    ("A", 256, "warm", "N@10", 0.043),
+    ("B", 64, "warm", "R@10", 0.080),
+    ("B", 64, "warm", "N@10", 0.045),
+    ("B", 256, "warm", "R@10", 0.083),
+    ("B", 256, "warm", "N@10", 0.047),
+    ("A", 256, "cold", "R@10", 0.050),
+    ("A", 256, "warm beside cold", "R@10", 0.088),
+)
+RETAINED = {64: 0.85, 128: 0.94}  # of R@10 at 256
+
+
+def report_beauty(report: Report, rows: Rows) -> None:
+    """Print what the fused view must reach on amazon_beauty, unmasked."""
+
+    def fused(figure: str, consumer: str, dim: int, slice: str) -> float | None:
+        wanted = {"vectors": "fused", "consumer": consumer, "dim": dim, "slice": slice}
+        return find(rows, figure, masked=False, **wanted)
+
+    for consumer, dim, slice, figure, least in MUST:
+        value = fused(figure, consumer, dim, slice)
+        if value is not None:
+            name = f"consumer {consumer}, {dim}-d, {slice}: {figure}"
+            report.line(name, round(value, 4), least, least=True)
+    for slice in ("warm", "cold"):
+        whole = fused("R@10", "A", 256, slice)
+        for dim, least in RETAINED.items():
+            part = fused("R@10", "A", dim, slice)
+            if part is not None and whole:
+                name = f"{slice}: R@10 at {dim}-d, of that at 256-d"
+                limit = least if slice == "warm" else None
+                report.line(name, round(part / whole, 4), limit, least=True)
+
+
+def report_gains(report: Report, rows: Rows, dim: int) -> None:
+    """Print fused at one dim beside the best floor in consumer A, and beside learned ids in B."""
+    warm = [row for row in rows if row["slice"] == "warm" and row.get("masked")]
+    rivals = {
+        f"best floor, {row['vectors']}": row
+        for row in sorted(warm, key=lambda row: row["R@20"])
+        if row["part"] == "floors" and (row["dim"] in (None, dim) or "_raw" in row["vectors"])
+    }
+    best = list(rivals.items())[-1:]
+    best += [(row["vectors"], row) for row in warm if row["vectors"] == "learned_ids"]
+    for name, row in best:
+        ours = find(warm, "R@20", vectors="fused", dim=dim, consumer=row["consumer"])
+        if ours is not None:
+            what = f"consumer {row['consumer']}, {dim}-d, masked R@20: fused less {name}"
+            report.line(what, round(ours - row["R@20"], 4), 0.0, least=True)
+            if row["R@20"]:
+                report.line(f"{what}, relative", round(ours / row["R@20"] - 1, 4))
+
+
+def stored(path: Path) -> Rows:
+    """Return the rows that earlier runs left."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def save(path: Path, part: str, rows: Rows) -> None:
+    """Put the rows of a part in the place of those it had."""
+    others = [row for row in stored(path) if row["part"] != part]
+    lines = [json.dumps(row) for row in [*others, *({**row, "part": part} for row in rows)]]
+    draft = path.with_suffix(".draft")
+    draft.write_text("\n".join(lines) + "\n")
+    draft.rename(path)
+
+
+def show(part: str, rows: Rows) -> None:
+    """Print a part's rows, a table per slice."""
+    print(f"\n## {part}", flush=True)
+    for slice in dict.fromkeys(row["slice"] for row in rows):
+        print(f"\n{slice}\n")
+        chosen = [row for row in rows if row["slice"] == slice]
+        names = dict.fromkeys(name for row in chosen for name in row)
+        hidden = ("catalog", "split", "slice")
+        print(
+            markdown([{n: row.get(n) for n in names if n not in hidden} for row in chosen]),
+            flush=True,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the parts named on the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("catalogue", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="default: data/quality/<name>")
+    asked = parser.parse_args(arguments)
+    folder = asked.folder or Path("data/quality") / asked.catalogue.resolve().name
+    print_machine("numpy", "scipy", "torch")
+    with threadpool_limits(1, user_api="blas"):
+        shop = load_shop(asked.catalogue, folder)
+        lab = Lab(shop, Stages(folder / "stages"), tuple(range(asked.seeds)))
+        for part in asked.parts:
+            rows = PARTS[part](lab)
+            show(part, rows)
+            save(folder / "quality.jsonl", part, rows)
+    print("\n## limits\n")
+    report, rows = Report(limited=True), stored(folder / "quality.jsonl")
+    if shop.name == "amazon_beauty":
+        report_beauty(report, rows)
+    report_gains(report, rows, shop.middle)
+    return report.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Stages of a long measurement: each computed once, and kept under what it was made from.
+
+A stage is a file of named arrays whose name holds a digest of its inputs, so that a changed input
+is another stage and nothing has to be deleted. Consumer B's runs are stages that processes of one
+thread each compute. It does not know what the figures mean.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields, is_dataclass
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from alignment import sasrec
+from alignment.consumer import Ranks, rank, trial
+from alignment.evaluate import Roles
+from alignment.floors import Ranked
+from alignment.interactions import Split
+
+FORMAT = 1  # raise it when what a stage holds, or how it is computed, changes
+PROCESSES = 2
+# What fits vectors; the rest of these packages only judges them.
+FITTING = ("alignment", "matryoshka")
+JUDGING = ("evaluate", "floors", "sasrec", "softmax", "statistics")
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Stages:
+    """A folder of computed stages."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str, made_from: object) -> Path:
+        """Say where a stage is, or will be."""
+        return self.folder / f"{name}-{digest(FORMAT, made_from)}.npz"
+
+    def keep(self, name: str, made_from: object, make: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays of a stage, made now if they never were."""
+        path = self.path(name, made_from)
+        if not path.exists():
+            started = perf_counter()
+            write(path, make())
+            tell(f"{path.stem}: {perf_counter() - started:.1f} s")
+        return read(path)
+
+    def keep_ranks(
+        self, name: str, made_from: object, make: Callable[[], Sequence[Ranked]]
+    ) -> list[Ranked]:
+        """Return the ranks of a stage, made now if they never were."""
+        return unpacked(self.keep(name, made_from, lambda: packed(make())))
+
+
+def tell(what: str) -> None:
+    """Say on stderr what is going on."""
+    print(what, file=sys.stderr, flush=True)
+
+
+def write(path: Path, arrays: Arrays) -> None:
+    """Write arrays so that the file is there whole or not at all."""
+    draft, savez = path.with_suffix(".draft"), cast(Any, np.savez)  # typed for one more option
+    with draft.open("wb") as file:
+        savez(file, **arrays)
+    draft.rename(path)
+
+
+def read(path: Path) -> Arrays:
+    """Read what `write` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def packed(found: Sequence[Ranked]) -> Arrays:
+    """Make named arrays of ranks."""
+    return {
+        f"{each.vectors}|{each.dim or ''}|{kind}": getattr(each.ranks, kind)
+        for each in found
+        for kind in ("unmasked", "masked")
+    }
+
+
+def unpacked(arrays: Arrays) -> list[Ranked]:
+    """Make ranks of named arrays, in their order."""
+    names = dict.fromkeys(name.rpartition("|")[0] for name in arrays)
+    return [
+        Ranked(
+            name.partition("|")[0],
+            int(dim) if (dim := name.partition("|")[2]) else None,
+            Ranks(arrays[f"{name}|unmasked"], arrays[f"{name}|masked"]),
+        )
+        for name in names
+    ]
+
+
+def digest(*parts: object) -> str:
+    """Return a hex digest of values: arrays, dataclasses, sparse matrices, whatever has a repr."""
+    total = blake2b(digest_size=10)
+    for part in parts:
+        _add(total, part)
+    return total.hexdigest()
+
+
+def _add(total: blake2b, part: Any) -> None:
+    if isinstance(part, np.ndarray):
+        total.update(f"{part.dtype} {part.shape}".encode())
+        total.update(np.ascontiguousarray(part).tobytes())
+    elif is_dataclass(part):
+        _add(total, [type(part).__name__, *(getattr(part, each.name) for each in fields(part))])
+    elif sparse.issparse(part):
+        _add(total, [part.shape, part.data, part.indices, part.indptr])
+    elif isinstance(part, list | tuple):
+        total.update(f"[{len(part)}".encode())
+        for each in part:
+            _add(total, each)
+    else:
+        total.update(repr(part).encode())
+
+
+def sources() -> str:
+    """Return a digest of the source code that fits vectors: other code, other vectors."""
+    root = Path(__file__).resolve().parents[1]
+    files = sorted(path for name in FITTING for path in (root / name).glob("*.py"))
+    return digest([(p.name, p.read_bytes()) for p in files if p.stem not in JUDGING])
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One run of consumer B: what it reads, in both roles (None: it learns a vector per item)."""
+
+    vectors: str
+    dim: int | None
+    roles: Roles | None
+    seed: int
+    dropout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The ranks of a run's test targets, its validation N@10, and what training took."""
+
+    ranked: Ranked
+    validation: float
+    seconds: float
+
+
+def readings(stages: Stages, runs: Sequence[Reading], split: Split) -> list[Read]:
+    """Run consumer B as often as asked, in PROCESSES processes; runs made before are read."""
+    paths = [stages.path("b", (run, split)) for run in runs]
+    missing = {path: run for path, run in zip(paths, runs, strict=True) if not path.exists()}
+    if missing:
+        os.environ["OMP_NUM_THREADS"] = "1"  # read by the new processes when they import torch
+        with ProcessPoolExecutor(
+            PROCESSES, get_context("spawn"), torch.set_num_threads, (1,)
+        ) as pool:
+            asked = {pool.submit(measured, run, split): path for path, run in missing.items()}
+            for done, each in enumerate(as_completed(asked), 1):
+                write(asked[each], each.result())
+                tell(f"{asked[each].stem}: {done} of {len(asked)} runs of consumer B")
+    return [_read(run, read(path)) for path, run in zip(paths, runs, strict=True)]
+
+
+def measured(run: Reading, split: Split) -> Arrays:
+    """Train consumer B and rank the test targets."""
+    if run.roles is None:
+        trained = sasrec.train_ids(split, seed=run.seed)
+    else:
+        trained = sasrec.train(*run.roles, split, seed=run.seed, dropout=run.dropout)
+    ranks = rank(trained.score, trial(split, on="test"))
+    took = np.array([trained.validation, trained.seconds])
+    return {"unmasked": ranks.unmasked, "masked": ranks.masked, "took": took}
+
+
+def _read(run: Reading, arrays: Arrays) -> Read:
+    ranks = Ranks(arrays["unmasked"], arrays["masked"])
+    validation, seconds = arrays["took"]
+    return Read(Ranked(run.vectors, run.dim, ranks), float(validation), float(seconds))

@@ -1,0 +1,188 @@
+"""The quality benchmark: its stages, its rows, its limits, and all of it on the small shop."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import sparse
+
+from alignment.consumer import Ranks
+from alignment.floors import Ranked
+from alignment.interactions import from_log, leave_last_out
+from alignment.statistics import Paired
+from benchmarks.figures import Report
+from benchmarks.quality import averaged, id_order, main, report_beauty, report_gains, save, stored
+from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
+
+
+@pytest.fixture(scope="module")
+def folder(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose store is the small shop's, for stages of its own."""
+    folder = tmp_path_factory.mktemp("quality")
+    for name in ("catalogue", "store"):
+        (folder / name).symlink_to(shop / name, target_is_directory=True)
+    settings = (shop / "itemnest.toml").read_text()
+    assert "dims = [32, 64, 128, 256]" in settings
+    (folder / "itemnest.toml").write_text(settings.replace("[32, 64, 128, 256]", "[8, 16]"))
+    return folder
+
+
+def run(folder: Path, *parts: str) -> list[dict[str, object]]:
+    main([str(folder / "catalogue"), "--folder", str(folder), "--seeds", "2", "--parts", *parts])
+    return stored(folder / "quality.jsonl")
+
+
+def test_every_part_but_consumer_b_measures_the_small_shop(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    parts = ("floors", "views", "compare", "cold", "order", "modalities", "posters")
+    rows = run(folder, *parts)
+    assert {row["part"] for row in rows} == set(parts) - {"order"}  # its ids say nothing of order
+    shown = capsys.readouterr().out
+    assert all(f"## {part}" in shown for part in (*parts, "limits"))
+    figures = [row for row in rows if row["part"] not in ("compare", "posters")]
+    wanted = {"catalog", "vectors", "consumer", "dim", "split", "masked", "slice"}
+    wanted |= {"R@10", "N@10", "R@20", "se", "seeds"}
+    assert all(wanted <= set(row) for row in figures)
+    assert {row["slice"] for row in figures} >= {
+        "warm",
+        "cold",
+        "within cold",
+        "warm beside cold",
+        "text only",
+        "image only",
+        "half without text",
+        "half without image: targets without it",
+    }
+    assert all(("sd" in row) == (row["seeds"] == 2) for row in figures)
+
+
+def test_a_second_run_reads_its_stages_and_says_the_same(folder: Path):
+    before = [row for row in run(folder, "floors", "views") if row["part"] in ("floors", "views")]
+    stages = {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()}
+    after = [row for row in run(folder, "floors", "views") if row["part"] in ("floors", "views")]
+    assert after == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()} == stages
+
+
+def test_consumer_b_runs_in_processes_and_is_kept(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(range(40), 5), rng.integers(0, 20, 200)
+    split = leave_last_out(from_log(users, items, range(200), n_items=20, seed=0))
+    rows = rng.standard_normal((20, 4)).astype(np.float32)
+    wanted = [
+        Reading("content", 4, (rows, rows), seed=0, dropout=0.2),
+        Reading("learned_ids", None, None, seed=0, dropout=0.0),
+    ]
+    stages = Stages(tmp_path)
+    first = readings(stages, wanted, split)
+    assert [each.ranked.vectors for each in first] == ["content", "learned_ids"]
+    assert all(len(each.ranked.ranks.masked) == 40 for each in first)
+    assert len(list(tmp_path.iterdir())) == 2
+    (again, *_) = readings(stages, wanted, split)
+    np.testing.assert_array_equal(again.ranked.ranks.masked, first[0].ranked.ranks.masked)
+
+
+def test_ranks_come_back_as_they_were_kept():
+    one, two = Ranks(np.array([1.0, 2.5]), np.array([0.0, 2.5])), Ranks(np.zeros(2), np.ones(2))
+    found = [Ranked("fused", 32, one), Ranked("popularity", None, two)]
+    back = unpacked(packed(found))
+    assert [each[:2] for each in back] == [("fused", 32), ("popularity", None)]
+    np.testing.assert_array_equal(back[0].ranks.unmasked, one.unmasked)
+    np.testing.assert_array_equal(back[1].ranks.masked, two.masked)
+
+
+def test_a_stage_is_named_after_all_that_it_is_made_from():
+    rows = np.arange(4, dtype=np.float32)
+    parts = [
+        rows,
+        rows + 1,
+        rows.reshape(2, 2),
+        rows.astype(np.float64),
+        [rows],
+        sparse.csr_matrix(rows.reshape(2, 2)),
+        Paired(1, 2, 3, 4),
+        Paired(1, 2, 3, 5),
+        (1, (2, 3)),
+        ((1, 2), 3),
+        None,
+    ]
+    assert len({digest(part) for part in parts}) == len(parts)
+    assert digest(rows.copy(), None) == digest(rows, None)
+
+
+def test_a_stage_that_failed_is_made_again(tmp_path: Path):
+    def fail() -> dict[str, np.ndarray]:
+        raise KeyboardInterrupt
+
+    stages = Stages(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        stages.keep("one", 1, fail)
+    assert stages.keep("one", 1, lambda: {"a": np.ones(1)})["a"] == 1
+    assert stages.keep("one", 1, fail)["a"] == 1
+
+
+def test_figures_of_seeds_are_averaged_and_their_spread_is_told():
+    row = averaged([np.array([0.0, 50.0]), np.array([0.0, 5.0])])
+    assert (row["R@10"], row["seeds"]) == (0.75, 2)
+    assert row["sd"] == pytest.approx(0.5 / 2**0.5)
+    assert "sd" not in averaged([np.array([0.0, 50.0])])
+
+
+def test_the_rows_of_a_part_replace_those_it_had(tmp_path: Path):
+    path = tmp_path / "quality.jsonl"
+    save(path, "a", [{"n": 1}, {"n": 2}])
+    save(path, "b", [{"n": 3}])
+    save(path, "a", [{"n": 4}])
+    assert stored(path) == [{"n": 3, "part": "b"}, {"n": 4, "part": "a"}]
+
+
+def row(dim: int | None, recall: float, **other: object) -> dict[str, object]:
+    same = {"vectors": "fused", "consumer": "A", "slice": "warm", "masked": False, "part": "views"}
+    return {**same, "dim": dim, "R@10": recall, "N@10": recall / 2, "R@20": recall, **other}
+
+
+def test_limits_are_those_of_the_rows_that_are_there(capsys: pytest.CaptureFixture[str]):
+    rows = [row(64, 0.09), row(256, 0.10), row(256, 0.04, slice="cold")]
+    report = Report(limited=True)
+    report_beauty(report, rows)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    met = {line["figure"]: line.get("met") for line in lines}
+    assert met == {
+        "consumer A, 64-d, warm: R@10": True,
+        "consumer A, 256-d, warm: R@10": True,
+        "consumer A, 256-d, warm: N@10": True,
+        "consumer A, 256-d, cold: R@10": False,
+        "warm: R@10 at 64-d, of that at 256-d": True,
+    }
+    assert report.status() == 1
+
+
+def test_fused_is_held_against_the_best_floor_of_its_dim(capsys: pytest.CaptureFixture[str]):
+    rows = [
+        row(128, 0.30, masked=True),
+        row(None, 0.20, masked=True, vectors="popularity", part="floors"),
+        row(128, 0.25, masked=True, vectors="transitions_svd", part="floors"),
+        row(256, 0.90, masked=True, vectors="transitions_svd", part="floors"),
+        row(128, 0.20, masked=True, consumer="B"),
+        row(None, 0.25, masked=True, consumer="B", vectors="learned_ids"),
+    ]
+    report = Report(limited=True)
+    report_gains(report, rows, 128)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["value"] for line in lines] == [0.05, 0.2, -0.05, -0.2]
+    assert "best floor, transitions_svd" in lines[0]["figure"]
+    assert len(report.missed) == 1
+
+
+def test_ids_that_hide_an_order_are_ranked_by_it(tmp_path: Path):
+    table = pa.table({"item_id": ["1", "2", "3"], "asin": ["B9", "A1", "B2"]})
+    pq.write_table(table, tmp_path / "items.parquet")
+    found = id_order(tmp_path, pa.array(["3", "1", "2"]))
+    assert found is not None
+    assert found.tolist() == [1, 2, 0]
+    pq.write_table(table.select(["item_id"]), tmp_path / "items.parquet")
+    assert id_order(tmp_path, pa.array(["3"])) is None
