@@ -1,4 +1,4 @@
-"""What is chosen on validation: whitening, co-visit recipe and the warm/cold dial.
+"""What is chosen on validation: whitening, how behaviour is read, and the warm/cold dial.
 
 Every choice is the best of a short list for a judge that sees validation targets only. Without
 validation users the first of each list stands.
@@ -10,6 +10,7 @@ from itertools import product
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment.collaborative import (
     Collaborative,
@@ -22,9 +23,8 @@ from alignment.collaborative import (
     singular,
 )
 from alignment.consumer import Trial, by_cosine, figures, rank
-from alignment.fuse import Dial, compacted, fused
+from alignment.fuse import Dial, Residuals, fused
 from alignment.interactions import Sequences
-from alignment.map import fit_map
 from alignment.whiten import (
     MODALITIES,
     Content,
@@ -43,11 +43,8 @@ BALANCES = (0.5, 0.4, 0.25)
 SINGULAR_POWERS = (0.5, 0.25, 0.75)
 WINDOWS = ((20, 0.5), (5, 1.0), (20, 1.0), (50, 0.25))
 BACKWARD = (0.5, 0.0, 1.0)
-SHARES = (0.33, 0.1, 0.2, 0.5, 0.67)
-SHARPNESS = (0, 50)
-EVIDENCE = (10.0, 3.0, 30.0)
-POPULARITY = (0.1, 0.0, 0.05, 0.2)
-EVENNESS = (0.5, 0.0)
+NOVELTY = (1.1, 1.0, 1.05, 1.15, 1.2, 1.3)
+RECENCIES = (0.6, 0.8, 0.9)
 PLAYING_COLD = 0.1
 T = TypeVar("T")
 
@@ -67,6 +64,14 @@ class Judge:
             for dim in self.dims
         ]
         return float(np.mean(recalls))
+
+    def among(self, items: NDArray[np.bool_]) -> "Judge":
+        """Judge by the users only whose target is one of some items."""
+        return replace(self, cases=self.cases.only(np.flatnonzero(items[self.cases.targets])))
+
+    def faded(self, recency: float) -> "Judge":
+        """Judge by histories that fade by another recency."""
+        return replace(self, cases=self.cases.faded(recency))
 
     def best(self, candidates: Sequence[T], value: Callable[[T], float], what: str) -> T:
         """Pick the candidate of the greatest value, the earliest of equals."""
@@ -121,66 +126,72 @@ def _shares(multimodal: float, image: float) -> Shares:
 
 
 def choose_recipe(seq: Sequences, judge: Judge, *, dim: int, seed: int) -> Recipe:
-    """Pick the balance of co-visits for a default window, then the window, then the direction."""
+    """Pick how fast histories fade, then the balance of co-visits, their window and direction."""
     counted: dict[tuple[int, float], Matrix] = {}
     decomposed: dict[Recipe, Triples] = {}
 
     def value(recipe: Recipe) -> float:
-        window, key = (recipe.window, recipe.decay), replace(recipe, power=1.0)
+        window, key = (recipe.window, recipe.decay), replace(recipe, power=1.0, recency=1.0)
         if window not in counted:
             counted[window] = covisits(seq, window=recipe.window, decay=recipe.decay)
         if key not in decomposed:
             matrix = balanced(counted[window], recipe)
             decomposed[key] = singular(matrix, dim, seed=seed, rounds=2)
         found = from_triples(decomposed[key], seq.support, dim=dim, power=recipe.power)
-        return judge(found.context, found.target)
+        return judge.faded(recipe.recency)(found.context, found.target)
 
     recipe, what = Recipe(), "choosing the co-visit recipe"
+    recipe = judge.best([replace(recipe, recency=recency) for recency in RECENCIES], value, what)
     options = [replace(recipe, balance=b, power=p) for b, p in product(BALANCES, SINGULAR_POWERS)]
     recipe = judge.best(options, value, what)
     recipe = judge.best([replace(recipe, window=w, decay=d) for w, d in WINDOWS], value, what)
     return judge.best([replace(recipe, backward=backward) for backward in BACKWARD], value, what)
 
 
-def choose_dial(
-    block: Vectors, known: Collaborative, judge: Judge, *, dims: tuple[int, ...], seed: int
+def choose_recency(recipe: Recipe, known: Collaborative, judge: Judge) -> Recipe:
+    """Pick how fast histories fade for evidence that leaves nothing else to choose."""
+    return judge.best(
+        [replace(recipe, recency=recency) for recency in RECENCIES],
+        lambda each: judge.faded(each.recency)(known.context, known.target),
+        "choosing how fast histories fade",
+    )
+
+
+def playing_cold(n: int, *, seed: int) -> NDArray[np.bool_]:
+    """Draw the items that play cold."""
+    return np.random.default_rng(seed).random(n) < PLAYING_COLD
+
+
+def hiding(known: Collaborative, cold: NDArray[np.bool_]) -> Collaborative:
+    """Return the evidence without that about some items."""
+    return replace(known, support=np.where(cold, 0, known.support).astype(np.int32))
+
+
+def choose_novelty(
+    dial: Dial,
+    context: Vectors,
+    target: Vectors,
+    residuals: Residuals,
+    support: NDArray[np.int32],
+    judge: Judge,
 ) -> Dial:
-    """Pick share, sharpness, n0 and reach in turn: what costs warm items nothing, kindest to cold.
+    """Pick how much further a new target reaches, with rows that were trained without some items.
 
-    A tenth of the items plays cold. "Nothing" is half a standard error of the best warm recall.
+    Recall of the others may fall by one standard error below its best (the one-standard-error rule
+    of Breiman et al., 1984), and what is kindest to items without support is taken.
     """
-    dial = Dial(SHARES[0], SHARPNESS[0], EVIDENCE[0], POPULARITY[0], EVENNESS[0])
-    if not known.support.any():
-        return replace(dial, share=1.0)
-    if not len(judge.cases):
+    cold = support == 0
+    hidden = replace(judge, cases=judge.cases.without(cold))
+    warm, new = (hidden.among(items) for items in (~cold, cold))
+    if not len(warm.cases) or not len(new.cases):
         return dial
-    played = np.random.default_rng(seed).random(len(block)) < PLAYING_COLD
-    hidden = replace(known, support=np.where(played, 0, known.support).astype(np.int32))
-    cold = replace(judge, cases=judge.cases.only(np.flatnonzero(played[judge.cases.targets])))
-    maps = {
-        steps: [fit_map(block, evidence, steps=steps, seed=seed) for evidence in (known, hidden)]
-        for steps in SHARPNESS
-    }
-
-    def values(dial: Dial) -> tuple[float, float]:
-        judge.look("choosing the warm/cold dial")
-        seeing, blind = maps[dial.sharpness]
-        order = compacted(block, known, seeing, dial, dims)
-        warm = judge(*fused(block, known, seeing, dial, *order))
-        return warm, cold(*fused(block, hidden, blind, dial, *order))
-
-    def kindest(dials: list[Dial]) -> Dial:
-        return _kindest(dials, [values(dial) for dial in dials], len(judge.cases))
-
-    dial = kindest([replace(dial, share=share) for share in SHARES])
-    dial = kindest([replace(dial, sharpness=steps) for steps in SHARPNESS])
-    dial = kindest([replace(dial, n0=n0) for n0 in EVIDENCE])
-    options = product(POPULARITY, EVENNESS)
-    return kindest([replace(dial, popularity=p, evenness=e) for p, e in options])
-
-
-def _kindest(dials: list[Dial], found: list[tuple[float, float]], users: int) -> Dial:
-    top = max(warm for warm, _ in found)
-    least = top - 0.5 * float(np.sqrt(top * (1 - top) / users))
-    allowed = [k for k, (warm, _) in enumerate(found) if warm >= least]
+    dials = [replace(dial, novelty=novelty) for novelty in NOVELTY]
+    found: list[tuple[float, float]] = []
+    for each in dials:
+        judge.look("choosing how far new items reach")
+        rows = fused(context, target, support, each, residuals)
+        found.append((warm(*rows), new(*rows)))
+    top = max(recall for recall, _ in found)
+    least = top - float(np.sqrt(top * (1 - top) / len(warm.cases)))
+    allowed = [k for k, (recall, _) in enumerate(found) if recall >= least]
     return dials[max(allowed, key=lambda k: found[k][1])]

@@ -35,7 +35,8 @@ Triples = tuple[Floats, Floats, Floats]  # u [n, r], s [r], v [n, r]
 class Recipe:
     """How co-visits are counted, balanced and factorised: all of it chosen on validation.
 
-    method: one of METHODS, from the settings; the rest is about "covisits" only.
+    method: one of METHODS, from the settings; recency: an event of a history weighs recency^age for
+    whoever reads item vectors (consumer.py); the rest is about "covisits" only.
     window, decay: an item counts gap^-decay for the next `window` items of its user;
     backward: what it counts for the other direction (1: symmetric);
     balance: counts are divided by (row sum * column sum)^balance; power: of the singular values.
@@ -47,6 +48,7 @@ class Recipe:
     balance: float = 0.5
     power: float = 0.5
     method: str = "covisits"
+    recency: float = 0.6
 
 
 DEFAULT_RECIPE = Recipe()

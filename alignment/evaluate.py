@@ -22,6 +22,7 @@ from alignment.consumer import (
     trial,
 )
 from alignment.floors import BOUNDED, Ranked, baskets, behaviour_floors
+from alignment.fuse import Residuals
 from alignment.interactions import Ints, Sequences, Split
 from alignment.space import ItemSpace, Progress, Views, fit
 from alignment.whiten import MODALITIES, Bits, Content, Encoded
@@ -40,11 +41,12 @@ def report(
     dims: Sequence[int],
     seed: int,
     evidence: Collaborative | None = None,
+    residuals: Residuals | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """One row per vectors, dim, slice and masking on the test targets of at most MAX_USERS users.
 
-    space: fitted on `split`; evidence: that of split.train, factorised anew when left out.
+    space: fitted on `split`; evidence, residuals: those of split.train, learnt anew when left out.
     The cold slice holds a tenth of the items out of everything that learns from behaviour: a second
     space is fitted with the choices of the first, and their targets are ranked among all items and,
     as "within cold", among themselves.
@@ -58,13 +60,19 @@ def report(
     cases = trial(split, on="test", max_users=MAX_USERS, seed=seed)
     found = behaviour_floors(split, cases, dims=dims, seed=seed, grid=BOUNDED)
     tell(1, "ranking with the vectors")
-    found += ranked(space.views(content, evidence or space.factorise(split.train)), cases, dims)
+    known = evidence or space.factorise(split.train)
+    found += ranked(
+        space.views(content, known, residuals or space.learn(content, known, split.train)),
+        cases.faded(space.recency),
+        dims,
+    )
     rows = _rows(found, "warm")
     tell(2, "fitting without the cold items")
     held = held_out(len(content), seed=seed)
     _, views = published(content, without(split, held), dims=space.dims, seed=seed, like=space)
     tell(3, "ranking cold items")
     cold = cold_trials(split, held, max_users=MAX_USERS, seed=seed).cold
+    cold = cold.faded(space.recency)
     rows += _rows(ranked(views, cold, dims), "cold")
     rows += _rows(ranked(views, cold, dims, among=held), "within cold")
     tell(4, "measured")
@@ -83,8 +91,8 @@ def published(
 
     like: a space whose choices are taken over.
     """
-    space = fit(content, split, dims=dims, seed=seed, like=like)
-    return space, space.views(content, space.factorise(split.train))
+    space, known, residuals = fit(content, split, dims=dims, seed=seed, like=like)
+    return space, space.views(content, known, residuals)
 
 
 def roles_of(views: Views) -> dict[str, Roles]:

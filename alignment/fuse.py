@@ -13,85 +13,81 @@ from alignment.map import Map, solid
 from matryoshka.compaction import Basis, joint_basis
 from matryoshka.prefix import Vectors
 
-WIDEST = 0.9
-NOVELTY = 0.9
+REACH = 0.5  # of a target that is known
 
 
 @dataclass(frozen=True, slots=True)
 class Dial:
     """The warm/cold dial.
 
-    share: content's part of the fused vector (1: content only); sharpness: training steps of the
-    map (see map.py); n0: events at which behaviour and its prediction from content count the same;
-    bound: the longest step behaviour may take away from that prediction, both of length 1;
-    popularity, evenness: exponents of a target's reach (see Reach).
+    novelty: the reach of a target without events, over that of one which is known (see reach),
+    which is chosen on validation; share: content's part of the fused vector (1: content only);
+    n0: events at which behaviour and its prediction from content count the same; bound: the longest
+    step behaviour may take away from a prediction of length 1, and the longest residual.
     """
 
-    share: float
-    sharpness: int
-    n0: float
-    popularity: float
-    evenness: float
+    novelty: float = 1.1
+    share: float = 0.5
+    n0: float = 10.0
     bound: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """How far an item's target vector reaches towards its direction: at most WIDEST.
+class Residuals:
+    """What training on the log adds to the fused rows of each role (residuals.py).
 
-    The rest of its unit length goes into a first coordinate that every context vector has at zero.
-    So a cosine is an inner product with a target of that length: unit rows that still know what is
-    popular, at every prefix.
-
-    It grows with the item's events: as a power of their part of `most`, the greatest support at
-    fitting time. A new item is treated as one of `novel` events, and keeps half of that after its
-    first event, a third after its second. Where `evenness` is above 0, targets with little of their
-    energy in the shortest prefix (down to `head`) reach further, so that it does not lose them.
+    float32 [n, d], zero for items without events.
     """
 
-    novel: float
-    most: float
-    head: float
-    shortest: int
-
-    def __call__(self, target: Vectors, support: NDArray[np.int32], dial: Dial) -> Vectors:
-        """Return the reach of unit rows [n, d], float32 [n, 1]."""
-        n = support.astype(np.float64)[:, None]
-        popular = np.minimum(1, (n * n + self.novel) / (n + 1) / self.most)
-        head = np.linalg.norm(target[:, : self.shortest], axis=1, keepdims=True)
-        even = self.head / np.maximum(head, self.head)
-        return (WIDEST * popular**dial.popularity * even**dial.evenness).astype(np.float32)
-
-
-def fit_reach(target: Vectors, support: NDArray[np.int32], *, shortest: int) -> Reach:
-    """Treat new items like the item that nine of ten others stay behind."""
-    warm = support[support > 0]
-    novel, most = (float(np.quantile(warm, q)) if len(warm) else 1.0 for q in (NOVELTY, 1.0))
-    head = np.linalg.norm(target[:, :shortest], axis=1)
-    return Reach(novel, most, max(float(np.quantile(head, 0.1)), 1e-3), shortest)
+    context: Vectors
+    target: Vectors
 
 
 def compacted(
-    content: Vectors, known: Collaborative, mapping: Map, dial: Dial, dims: tuple[int, ...]
-) -> tuple[Basis, Reach]:
-    """Fit the order of energy, leaving one coordinate free, and the reach in that order."""
-    context, target = joined(content, known, mapping, dial)
-    basis = joint_basis(context, target, width=dims[-1] - 1)
-    ordered = solid(target @ basis.target)
-    return basis, fit_reach(ordered, known.support, shortest=dims[0] - 1)
+    content: Vectors, known: Collaborative, mapping: Map, dial: Dial, *, width: int
+) -> Basis:
+    """Fit the order of energy, leaving one coordinate free for the reach."""
+    return joint_basis(*joined(content, known, mapping, dial), width=width - 1)
 
 
-def fused(
-    content: Vectors, known: Collaborative, mapping: Map, dial: Dial, basis: Basis, reach: Reach
+def ordered(
+    content: Vectors, known: Collaborative, mapping: Map, dial: Dial, basis: Basis
 ) -> tuple[Vectors, Vectors]:
     """Fuse content and behaviour into unit rows for context and target, energy in front."""
     context, target = joined(content, known, mapping, dial)
-    context, target = solid(context @ basis.context), solid(target @ basis.target)
-    length = reach(target, known.support, dial)
+    return solid(context @ basis.context), solid(target @ basis.target)
+
+
+def fused(
+    context: Vectors,
+    target: Vectors,
+    support: NDArray[np.int32],
+    dial: Dial,
+    residuals: Residuals | None = None,
+) -> tuple[Vectors, Vectors]:
+    """Add residuals to ordered rows [n, d] and give targets their reach: unit rows [n, d + 1].
+
+    A target's row is what it reaches towards its direction, and the rest of its unit length lies in
+    a first coordinate that every context vector has at zero. So a cosine is an inner product with a
+    target of that length, at every prefix (Bachrach et al., RecSys 2014): targets may differ in how
+    easily they are found, and every one is still a unit row.
+    """
+    if residuals:
+        context, target = solid(context + residuals.context), solid(target + residuals.target)
+    length = reach(support, dial)
     return (
         np.hstack([np.zeros_like(length), context]),
         np.hstack([np.sqrt(1 - length**2), length * target]),
     )
+
+
+def reach(support: NDArray[np.int32], dial: Dial) -> Vectors:
+    """Return how far targets of so many events reach, float32 [n, 1]: new ones further.
+
+    Half of what a new item has more is left after its first event, a third after its second.
+    """
+    more = (dial.novelty - 1) / (1 + support.astype(np.float64)[:, None])
+    return (REACH * (1 + more)).astype(np.float32)
 
 
 def joined(

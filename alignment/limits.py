@@ -36,6 +36,18 @@ def within(totals: NDArray[Any], most: float) -> NDArray[np.float64]:
     return most / np.maximum(totals, most)
 
 
+def believed(seq: Sequences) -> NDArray[np.bool_]:
+    """Mark the events that may teach: of a user the newest CAP, and PER_ITEM with one item."""
+    age = seq.indptr[seq.users + 1] - np.arange(len(seq.items))
+    order = np.lexsort((age, seq.items, seq.users))
+    kinds = seq.users[order].astype(np.int64) * seq.n_items + seq.items[order]
+    first = np.flatnonzero(np.diff(kinds, prepend=-1))
+    nth = np.arange(len(kinds)) - np.repeat(first, np.diff(np.append(first, len(kinds))))
+    few = np.empty(len(kinds), bool)
+    few[order] = nth < PER_ITEM
+    return few & (age <= CAP)
+
+
 def taken(seq: Sequences) -> Matrix:
     """Count every user's events with every item, up to PER_ITEM: float32 [n_users, n_items]."""
     ones = np.ones(len(seq.items), np.float32)

@@ -8,26 +8,26 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment import choose, rotate
+from alignment import choose, residuals, rotate
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
-from alignment.fuse import Dial, Reach, compacted, fused
+from alignment.fuse import Dial, Residuals, compacted, fused, ordered
 from alignment.interactions import Sequences, Split, pairs
 from alignment.map import Map, fit_map
 from alignment.whiten import Content, ContentBlock
 from matryoshka.compaction import Basis
-from matryoshka.head import Head
+from matryoshka.head import Head, identity
 from matryoshka.prefix import Vectors, unit
 from matryoshka.train import fit as fit_head
 
 Progress = Callable[[int, int, str], None]
 Array = NDArray[Any]
-FORMAT = 3  # raise it when the fields of ItemSpace, or what they mean, change
+FORMAT = 4  # raise it when the fields of ItemSpace, or what they mean, change
 VALIDATION_USERS = 3000
 ANCHORS = 4096
 PAIR_WINDOW = 5
@@ -57,7 +57,10 @@ class Anchors:
 
 @dataclass(frozen=True, slots=True)
 class ItemSpace:
-    """A fitted space. `dims` are the published granularities, the largest is the width."""
+    """A fitted space. `dims` are the published granularities, the largest is the width.
+
+    steps: how long residuals are trained in it (residuals.py).
+    """
 
     dims: tuple[int, ...]
     seed: int
@@ -67,7 +70,7 @@ class ItemSpace:
     dial: Dial
     map: Map
     basis: Basis
-    reach: Reach
+    steps: int
     anchors: Anchors
 
     @property
@@ -75,11 +78,22 @@ class ItemSpace:
         """The largest granularity: how wide every view is."""
         return max(self.dims)
 
-    def views(self, content: Content, collaborative: Collaborative | None) -> Views:
+    @property
+    def recency(self) -> float:
+        """What an event of a history weighs less than the next one, for consumer A."""
+        return self.recipe.recency
+
+    def views(
+        self,
+        content: Content,
+        collaborative: Collaborative | None,
+        residuals: Residuals | None = None,
+    ) -> Views:
         """Make the vectors of items from their content and their evidence, turned to this frame.
 
         Where there is none (support 0), behaviour is predicted from content, in the collaborative
-        view too.
+        view too. residuals: what `learn` made of the same evidence; fused vectors are worse without
+        them, and still comparable.
         """
         known = collaborative or nothing(len(content), self.width)
         if len(known.support) != len(content):
@@ -89,10 +103,11 @@ class ItemSpace:
         block = self.block(content)
         context, target = self.map(block)
         warm = known.support[:, None] > 0
+        ready = ordered(block, known, self.map, self.dial, self.basis)
         rows = (
             block,
             self.head(block),
-            *fused(block, known, self.map, self.dial, self.basis, self.reach),
+            *fused(*ready, known.support, self.dial, residuals),
             np.where(warm, known.context, context),
             np.where(warm, known.target, target),
         )
@@ -101,6 +116,14 @@ class ItemSpace:
     def factorise(self, seq: Sequences) -> Collaborative:
         """Factorise a newer log by the recipe of this space and turn it into its frame."""
         return self.align(factorise(seq, dim=self.width, seed=self.seed, recipe=self.recipe))
+
+    def learn(self, content: Content, known: Collaborative, seq: Sequences) -> Residuals:
+        """Train what a log adds to the fused vectors of its items, as long as was found best.
+
+        known: the evidence of the same log, turned to this frame.
+        """
+        ready = ordered(self.block(content), known, self.map, self.dial, self.basis)
+        return _trained(self, ready, seq, steps=self.steps).residuals
 
     def align(
         self, newer: Collaborative, rows: NDArray[np.integer[Any]] | None = None
@@ -221,14 +244,27 @@ class Looks:
 
 
 def choose_recipe(
-    split: Split, *, dims: Sequence[int], seed: int, progress: Progress | None = None
+    split: Split,
+    *,
+    dims: Sequence[int],
+    seed: int,
+    method: str = "covisits",
+    progress: Progress | None = None,
 ) -> Recipe:
-    """Choose on validation how co-visits are counted and factorised, before anything is fitted."""
-    looks = Looks(progress, expected=16)
+    """Choose on validation how behaviour is read and factorised, before anything is fitted."""
+    looks = Looks(progress, expected=19)
     judge = _judge(split, dims, looks, seed=seed)
-    recipe = choose.choose_recipe(split.train, judge, dim=min(judge.dims), seed=seed)
+    recipe = _recipe(split, judge, method=method, dim=max(dims), seed=seed)
     looks.finish("chose the co-visit recipe")
     return recipe
+
+
+def _recipe(split: Split, judge: choose.Judge, *, method: str, dim: int, seed: int) -> Recipe:
+    if method == "covisits":
+        return choose.choose_recipe(split.train, judge, dim=min(judge.dims), seed=seed)
+    recipe = Recipe(method=method)
+    known = factorise(split.train, dim=dim, seed=seed, recipe=recipe)
+    return choose.choose_recency(recipe, known, judge)
 
 
 def _judge(split: Split, dims: Sequence[int], looks: Looks, *, seed: int) -> choose.Judge:
@@ -236,6 +272,14 @@ def _judge(split: Split, dims: Sequence[int], looks: Looks, *, seed: int) -> cho
     cases = trial(split, on="validation", max_users=VALIDATION_USERS, seed=seed)
     ladder = sorted(set(dims))
     return choose.Judge(cases, ladder[len(ladder) // 2 : len(ladder) // 2 + 1], looks)
+
+
+class Fitted(NamedTuple):
+    """A space, and the evidence about the training period that it was fitted to."""
+
+    space: ItemSpace
+    known: Collaborative
+    residuals: Residuals
 
 
 def fit(
@@ -247,7 +291,7 @@ def fit(
     recipe: Recipe | None = None,
     like: ItemSpace | None = None,
     progress: Progress | None = None,
-) -> ItemSpace:
+) -> Fitted:
     """Fit a space to a catalogue and the training part of its log.
 
     Everything open is chosen on the validation targets; test targets are not looked at. `recipe`
@@ -261,22 +305,106 @@ def fit(
         raise ValueError(
             f"{len(content)} items of content, {split.train.n_items} in the log: give the same"
         )
-    width, looks = dims[-1], Looks(progress, expected=48)
+    looks = Looks(progress, expected=50)
     judge = _judge(split, dims, looks, seed=seed)
-    every = replace(judge, dims=dims)
-    block = like.block if like else choose.choose_block(content, judge, width=width)
-    rows = block(content)
     recipe = like.recipe if like else recipe
-    if recipe is None:
-        recipe = choose.choose_recipe(split.train, judge, dim=min(judge.dims), seed=seed)
+    recipe = recipe or _recipe(split, judge, method="covisits", dim=dims[-1], seed=seed)
+    judge = judge.faded(recipe.recency)
+    block = like.block if like else choose.choose_block(content, judge, width=dims[-1])
     looks("factorising co-visits")
-    known = factorise(split.train, dim=width, seed=seed, recipe=recipe)
-    dial = like.dial if like else choose.choose_dial(rows, known, every, dims=dims, seed=seed)
-    mapping = fit_map(rows, known, steps=dial.sharpness, seed=seed)
-    basis, reach = compacted(rows, known, mapping, dial, dims)
-    head = _head(rows, split.train, every, seed=seed)
+    known = factorise(split.train, dim=dims[-1], seed=seed, recipe=recipe)
+    every = replace(judge, dims=dims)
+    space = _begun(block, block(content), known, recipe, every, seed=seed, like=like)
+    space = replace(space, head=_head(block(content), split.train, every, seed=seed))
+    fitted = _learnt(space, block(content), known, split.train, every, like=like)
     looks.finish("fitted the item space")
-    return ItemSpace(dims, seed, block, head, recipe, dial, mapping, basis, reach, _anchors(known))
+    return fitted
+
+
+def _begun(
+    block: ContentBlock,
+    rows: Vectors,
+    known: Collaborative,
+    recipe: Recipe,
+    judge: choose.Judge,
+    *,
+    seed: int,
+    like: ItemSpace | None,
+) -> ItemSpace:
+    """Fuse content and behaviour, as it is before anything is trained on the log."""
+    dims = tuple(judge.dims)
+    width = dims[-1]
+    dial = like.dial if like else Dial() if known.support.any() else Dial(share=1.0)
+    mapping = fit_map(rows, known)
+    basis = compacted(rows, known, mapping, dial, width=width)
+    return ItemSpace(
+        dims=dims,
+        seed=seed,
+        block=block,
+        head=identity(width),
+        recipe=recipe,
+        dial=dial,
+        map=mapping,
+        basis=basis,
+        steps=0,
+        anchors=_anchors(known),
+    )
+
+
+def _learnt(
+    space: ItemSpace,
+    rows: Vectors,
+    known: Collaborative,
+    seq: Sequences,
+    judge: choose.Judge,
+    *,
+    like: ItemSpace | None,
+) -> Fitted:
+    """Train residuals while they improve, and choose how far new items reach beside them."""
+    ready = ordered(rows, known, space.map, space.dial, space.basis)
+
+    def quality(found: Residuals) -> float:
+        judge.look("training on the log")
+        return judge(*fused(*ready, known.support, space.dial, found))
+
+    checked = quality if len(judge.cases) and not like else None
+    found = _trained(space, ready, seq, steps=like.steps if like else None, quality=checked)
+    space = replace(space, steps=found.steps)
+    if not like and known.support.any():
+        space = replace(space, dial=_novel(space, rows, known, seq, judge))
+    return Fitted(space, known, found.residuals)
+
+
+def _novel(
+    space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences, judge: choose.Judge
+) -> Dial:
+    """Choose the reach of new items while a tenth of them plays cold in everything trained."""
+    cold = choose.playing_cold(len(rows), seed=space.seed)
+    hidden = choose.hiding(known, cold)
+    ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)
+    less = seq.keep(~cold[seq.items])
+    found = _trained(space, ready, less, steps=space.steps)
+    return choose.choose_novelty(space.dial, *ready, found.residuals, hidden.support, judge)
+
+
+def _trained(
+    space: ItemSpace,
+    ready: tuple[Vectors, Vectors],
+    seq: Sequences,
+    *,
+    steps: int | None,
+    quality: residuals.Quality | None = None,
+) -> residuals.Trained:
+    return residuals.train(
+        *ready,
+        seq,
+        space.dims,
+        recency=space.recency,
+        dial=space.dial,
+        seed=space.seed,
+        steps=steps,
+        quality=quality,
+    )
 
 
 def _head(rows: Vectors, train: Sequences, judge: choose.Judge, *, seed: int) -> Head:

@@ -201,9 +201,9 @@ def _vectors(lake: Lake, base: Release, ids: pa.Array) -> tuple[pa.Table, dict[s
     """Return the rows of `item_vectors` of the newest items of these ids, and what was encoded."""
     found = {modality: _encoded(lake, modality, ids) for modality in MODALITIES}
     stored = load_space(lake, base.space_id)
-    known = evidence_of(lake, stored, ids, at=base.tables["collaborative_vectors"])
+    evidence = evidence_of(lake, stored, ids, at=base.tables)
     content = Content(*(found[modality][0] for modality in MODALITIES))
-    return vector_rows(stored, ids, content, known), {m: found[m][1] for m in MODALITIES}
+    return vector_rows(stored, ids, content, *evidence), {m: found[m][1] for m in MODALITIES}
 
 
 def _encoded(lake: Lake, modality: Modality, ids: pa.Array) -> tuple[Encoded, int]:

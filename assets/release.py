@@ -23,7 +23,7 @@ from assets.inputs import (
 from assets.lake import Lake
 from assets.report import markdown_table, recall_plot, verdict
 from assets.space import load_sequences
-from assets.stored import VIEWS, evidence, load_content, load_space
+from assets.stored import VIEWS, evidence, load_content, load_residuals, load_space
 from encoders.spec import MODALITIES
 from store import releases
 
@@ -81,6 +81,7 @@ def _measure(lake: Lake) -> dict[str, Any]:
         dims=lake.settings.dims,
         seed=lake.settings.seed,
         evidence=evidence(lake, stored, "train"),
+        residuals=load_residuals(lake, "train"),
         progress=lake.progress,
     )
     return {"rows": rows, "seconds": round(monotonic() - started, 2)}

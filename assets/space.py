@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_arrays
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.evaluate import cross_version
+from alignment.fuse import Residuals
 from alignment.interactions import Sequences, from_log, leave_last_out
 from alignment.space import choose_recipe, fit
 from assets import checks
@@ -38,6 +39,7 @@ from assets.stored import (
     evidence,
     load_collaborative,
     load_content,
+    load_residuals,
     load_space,
     released_space,
     vector_rows,
@@ -46,6 +48,7 @@ from store.schema import (
     SPACES,
     collaborative_schema,
     matrix,
+    residuals_schema,
     vector_array,
     vector_key,
 )
@@ -122,19 +125,14 @@ def collaborative_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
 
 
 def factorised(lake: Lake) -> tuple[Recipe, dict[str, Collaborative]]:
-    """Factorise both periods, by the released space's recipe or by one chosen on validation.
-
-    Only that of co-visits leaves something to choose.
-    """
+    """Factorise both periods, by the released space's recipe or by one chosen on validation."""
     dims, seed, method = lake.settings.dims, lake.settings.seed, lake.settings.collaborative.method
     everything = load_sequences(lake)
     split = leave_last_out(everything)
     if released := released_space(lake):
         recipe = released.space.recipe
-    elif method != "covisits":
-        recipe = Recipe(method=method)
     else:
-        recipe = choose_recipe(split, dims=dims, seed=seed, progress=lake.progress)
+        recipe = choose_recipe(split, dims=dims, seed=seed, method=method, progress=lake.progress)
     sequences = {"train": split.train, "all": everything}
     return recipe, {
         period: factorise(sequences[period], dim=max(dims), seed=seed, recipe=recipe)
@@ -164,21 +162,26 @@ def _rows(lake: Lake, period: str, known: Collaborative) -> pa.Table:
     owners=["team:itemnest"],
 )
 def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
-    """The trained space (whitening, nested head, map, dial, basis); kept while it serves."""
+    """The trained space (whitening, nested head, map, dial, basis); kept while it serves.
+
+    And what the log of each period adds in it, item by item.
+    """
     inputs = space_inputs(lake)
     build = lake.unchanged("item_space", inputs)
     what = "unchanged"
     if build is None:
-        stored, ratio = _kept(lake)
-        what = "fitted" if stored is None else f"kept: {ratio:.3f} of the recall across versions"
-        stored = stored or _fitted(lake)
+        kept, ratio = _kept(lake)
+        what = f"kept: {ratio:.3f} of the recall across versions" if kept else "fitted"
+        stored, past = kept or _fitted(lake)
+        everything = learnt(lake, stored, "all", load_sequences(lake))
+        written = _residuals(lake, {"train": past, "all": everything})
         metadata = {
             "space_id": stored.space_id,
             "basis_id": stored.space.basis_id,
             "cross_version": ratio,
             "description": stored.space.description(),
         }
-        build = lake.record("item_space", inputs, lake.versions("spaces"), metadata)
+        build = lake.record("item_space", inputs, lake.versions("spaces") | written, metadata)
     chosen = [{"choice": k, "value": str(v)} for k, v in build.metadata["description"].items()]
     return dg.MaterializeResult(
         metadata={
@@ -190,7 +193,7 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     )
 
 
-def _kept(lake: Lake) -> tuple[StoredSpace | None, float | None]:
+def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Residuals] | None, float | None]:
     """The released space, if the last release's users still find what they want in today's items.
 
     Both sides hold the evidence of their training period only and are judged on validation.
@@ -199,35 +202,50 @@ def _kept(lake: Lake) -> tuple[StoredSpace | None, float | None]:
     if release is None or stored is None:
         return None, None
     ids, content = load_ids(lake), load_content(lake)
-    before = release.tables["collaborative_vectors"]
-    older, newer = (
-        stored.space.views(content, stored.turned(known, ids))
-        for known in (
-            load_collaborative(lake, "train", at=before),
-            load_collaborative(lake, "train"),
-        )
-    )
-    cases = trial(
-        leave_last_out(load_sequences(lake)),
-        on="validation",
-        max_users=JUDGES,
-        seed=lake.settings.seed,
-    )
+    split = leave_last_out(load_sequences(lake))
+    before = load_collaborative(lake, "train", at=release.tables["collaborative_vectors"])
+    past = load_residuals(lake, "train", at=release.tables["item_residuals"])
+    now = learnt(lake, stored, "train", split.train)
+    older = stored.space.views(content, stored.turned(before, ids), past)
+    newer = stored.space.views(content, evidence(lake, stored, "train"), now)
+    cases = trial(split, on="validation", max_users=JUDGES, seed=lake.settings.seed)
     ratio = min(
         cross_version(
             (older.fused_context, older.fused_target),
             (newer.fused_context, newer.fused_target),
-            cases,
+            cases.faded(stored.space.recency),
             dim=dim,
         )["ratio"]
         for dim in lake.settings.dims
     )
-    return (stored, ratio) if ratio >= KEPT else (None, ratio)
+    return ((stored, now) if ratio >= KEPT else None), ratio
 
 
-def _fitted(lake: Lake) -> StoredSpace:
+def learnt(lake: Lake, stored: StoredSpace, period: str, seq: Sequences) -> Residuals:
+    """Train what the log of a period adds in a space."""
+    return stored.space.learn(load_content(lake), evidence(lake, stored, period), seq)
+
+
+def _residuals(lake: Lake, periods: Mapping[str, Residuals]) -> dict[str, int]:
+    """Store what is added to items by period; items to which nothing is added have no row."""
+    ids, tables = load_ids(lake), []
+    for period, found in periods.items():
+        some = np.flatnonzero(found.context.any(axis=1) | found.target.any(axis=1))
+        here = ids.take(pa.array(some))
+        columns = {
+            "key": vector_key(here, period),
+            "item_id": here,
+            "period": pa.array([period] * len(here)),
+            "context": vector_array(found.context[some].astype(np.float16)),
+            "target": vector_array(found.target[some].astype(np.float16)),
+        }
+        tables.append(pa.table(columns, schema=residuals_schema(found.context.shape[1])))
+    return {"item_residuals": lake.tables.replace("item_residuals", pa.concat_tables(tables))}
+
+
+def _fitted(lake: Lake) -> tuple[StoredSpace, Residuals]:
     """Fit a space to the training period and store it."""
-    space = fit(
+    space, _, residuals = fit(
         load_content(lake),
         leave_last_out(load_sequences(lake)),
         recipe=Recipe(**lake.built("collaborative_vectors").metadata["recipe"]),
@@ -243,7 +261,7 @@ def _fitted(lake: Lake) -> StoredSpace:
         "weights": save_arrays(space.arrays()),
     }
     lake.tables.upsert("spaces", pa.Table.from_pylist([row], schema=SPACES))
-    return stored
+    return stored, residuals
 
 
 @dg.asset(
@@ -288,7 +306,8 @@ def item_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
 
 def _applied(lake: Lake) -> pa.Table:
     stored = load_space(lake)
-    return vector_rows(stored, load_ids(lake), load_content(lake), evidence(lake, stored, "all"))
+    known, added = evidence(lake, stored, "all"), load_residuals(lake, "all")
+    return vector_rows(stored, load_ids(lake), load_content(lake), known, added)
 
 
 def _coverage(rows: pa.Table) -> Mapping[str, Any]:

@@ -5,20 +5,24 @@ becomes of it, is decided in the modules that call it.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from safetensors.numpy import load as load_arrays
 
 from alignment.collaborative import Collaborative
+from alignment.fuse import Residuals
 from alignment.space import ItemSpace
 from alignment.whiten import Content, Encoded
 from assets.inputs import load_ids, makings, vectors_wanted
 from assets.lake import Lake
 from encoders.spec import MODALITIES, Modality
-from store.schema import item_vectors_table, matrix, positions, vector_key
+from matryoshka.prefix import Vectors
+from store.schema import ROLES, item_vectors_table, matrix, positions, vector_key
 
 VIEWS: dict[str, list[str]] = {
     "content": [],
@@ -71,16 +75,42 @@ def load_collaborative(lake: Lake, period: str, *, at: int | None = None) -> Col
     return _collaborative(table.filter(pc.equal(table["period"], period)), ids)
 
 
+def load_residuals(lake: Lake, period: str, *, at: int | None = None) -> Residuals:
+    """Return the residuals of a period in the frame they were trained in, in today's rows.
+
+    at: a table version, by default the one last built. An item without a row has zeros.
+    """
+    ids, name = load_ids(lake), "item_residuals"
+    table = lake.tables.read(name, version=at or lake.built("item_space").tables[name])
+    return _residuals(table.filter(pc.equal(table["period"], period)), ids)
+
+
+def _residuals(table: pa.Table, ids: pa.Array) -> Residuals:
+    table, now = _here(table, ids)
+    context, target = (_spread(table[role], now, len(ids)) for role in ROLES)
+    return Residuals(context, target)
+
+
 def _collaborative(table: pa.Table, ids: pa.Array) -> Collaborative:
-    rows = pc.index_in(table["item_id"], ids)
-    here = pc.is_valid(rows)
-    table, now = table.filter(here), rows.filter(here).to_numpy()
-    width = table.schema.field("context").type.list_size
-    context, target = (np.zeros((len(ids), width), np.float32) for _ in range(2))
-    context[now], target[now] = matrix(table["context"]), matrix(table["target"])
+    table, now = _here(table, ids)
     support = np.zeros(len(ids), np.int32)
     support[now] = table["support"].to_numpy()
+    context, target = (_spread(table[role], now, len(ids)) for role in ROLES)
     return Collaborative(context, target, support)
+
+
+def _here(table: pa.Table, ids: pa.Array) -> tuple[pa.Table, NDArray[np.int32]]:
+    """Return a table's rows about items there are, and which rows of today these items are."""
+    rows = pc.index_in(table["item_id"], ids)
+    here = pc.is_valid(rows)
+    return table.filter(here), rows.filter(here).to_numpy()
+
+
+def _spread(column: pa.ChunkedArray, rows: NDArray[np.int32], n: int) -> Vectors:
+    """Return the vectors of a column as float32 [n, width] at some rows, with zeros elsewhere."""
+    spread = np.zeros((n, column.type.list_size), np.float32)
+    spread[rows] = matrix(column)
+    return spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +153,30 @@ def evidence(lake: Lake, stored: StoredSpace, period: str) -> Collaborative:
     return stored.turned(load_collaborative(lake, period), load_ids(lake))
 
 
-def evidence_of(lake: Lake, stored: StoredSpace, ids: pa.Array, *, at: int) -> Collaborative:
+def evidence_of(
+    lake: Lake, stored: StoredSpace, ids: pa.Array, *, at: Mapping[str, int]
+) -> tuple[Collaborative, Residuals]:
     """Return the evidence of the whole log about some items, in the frame of a space.
 
-    at: the version of the collaborative vectors. The anchors are read beside the items, no others.
+    at: table versions. The anchors are read beside the items, no others.
     """
     everyone = pa.array(dict.fromkeys([*stored.anchor_ids, *ids.to_pylist()]), pa.string())
     keys = vector_key(everyone, "all").to_pylist()
-    table = lake.tables.take("collaborative_vectors", "key", keys, version=at)
+    table, added = (
+        lake.tables.take(name, "key", keys, version=at[name])
+        for name in ("collaborative_vectors", "item_residuals")
+    )
     known = stored.turned(_collaborative(table, everyone), everyone)
     rows = positions(ids, everyone).to_numpy()
-    return Collaborative(known.context[rows], known.target[rows], known.support[rows])
+    about = Collaborative(known.context[rows], known.target[rows], known.support[rows])
+    return about, _residuals(added, ids)
 
 
 def vector_rows(
-    stored: StoredSpace, ids: pa.Array, content: Content, known: Collaborative
+    stored: StoredSpace, ids: pa.Array, content: Content, known: Collaborative, added: Residuals
 ) -> pa.Table:
     """Apply a space: return the rows of `item_vectors` of these items, in this order."""
-    views = stored.space.views(content, known)
+    views = stored.space.views(content, known, added)
     return item_vectors_table(
         ids,
         {name: getattr(views, name) for name in columns()},

@@ -143,9 +143,12 @@ class Lab:
         space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
         return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
 
-    def ranked(self, views: Views, cases: Trial, *, among: Bits | None = None) -> list[Ranked]:
-        """Rank for a trial's users by every view at every dim."""
-        dims = self.shop.dims
+    def ranked(
+        self, fitted: tuple[ItemSpace, Views], cases: Trial, *, among: Bits | None = None
+    ) -> list[Ranked]:
+        """Rank for a trial's users by every view at every dim, histories read as the space says."""
+        space, views = fitted
+        dims, cases = self.shop.dims, cases.faded(space.recency)
         return self.stages.keep_ranks(
             "views",
             (views, cases, dims, among),
@@ -163,8 +166,9 @@ class Lab:
         return found + self.content_floors(self.cases)
 
     def content_floors(self, cases: Trial) -> list[Ranked]:
-        """Rank for a trial's users by plain content."""
+        """Rank for a trial's users by plain content, their histories as the first space says."""
         shop = self.shop
+        cases = cases.faded(self.fitted(shop, self.seeds[0])[0].recency)
         return self.stages.keep_ranks(
             "content_floors",
             (shop.content, cases, shop.dims),
@@ -178,7 +182,7 @@ class Lab:
 
     def views(self) -> list[list[Ranked]]:
         """Rank the test targets by the vectors of every seed."""
-        return [self.ranked(self.fitted(self.shop, s)[1], self.cases) for s in self.seeds]
+        return [self.ranked(self.fitted(self.shop, s), self.cases) for s in self.seeds]
 
     def rows(self, runs: Sequence[Sequence[Ranked]], slice: str, consumer: str = "A") -> Rows:
         """Return a row per vectors, dim and masking of runs that differ by their seed."""
@@ -218,7 +222,7 @@ def cold(lab: Lab) -> Rows:
     for seed in lab.seeds:
         held = evaluate.held_out(len(lab.shop.content), seed=seed)
         less = replace(lab.shop, split=evaluate.without(lab.shop.split, held))
-        _, found = lab.fitted(less, seed, lab.fitted(lab.shop, seed)[0])
+        found = lab.fitted(less, seed, lab.fitted(lab.shop, seed)[0])
         cases = evaluate.cold_trials(lab.shop.split, held)
         plain = lab.content_floors(cases.cold)
         runs["cold"].append(lab.ranked(found, cases.cold) + plain)
@@ -232,8 +236,11 @@ def cold(lab: Lab) -> Rows:
     return rows
 
 
-def shares_in_top(lab: Lab, found: Views, cases: Trial, held: Bits) -> list[float]:
+def shares_in_top(
+    lab: Lab, fitted: tuple[ItemSpace, Views], cases: Trial, held: Bits
+) -> list[float]:
     """Return the share of held items in the top 10 of every view at every dim, in that order."""
+    found, cases = fitted[1], cases.faded(fitted[0].recency)
 
     def make() -> dict[str, np.ndarray]:
         shares = [
@@ -254,11 +261,11 @@ def modalities(lab: Lab) -> Rows:
     names = present(shop.content)
     for name in names if len(names) > 1 else ():
         alone = replace(shop, content=evaluate.only(shop.content, name))
-        rows += lab.rows([lab.ranked(lab.fitted(alone, seed)[1], cases)], f"{name} only")
+        rows += lab.rows([lab.ranked(lab.fitted(alone, seed), cases)], f"{name} only")
     gone = np.random.default_rng(seed).random(len(shop.content)) < 0.5
     for name in names:
         bare = replace(shop, content=evaluate.lacking(shop.content, name, gone))
-        found = lab.ranked(lab.fitted(bare, seed)[1], cases)
+        found = lab.ranked(lab.fitted(bare, seed), cases)
         what = f"half without {name}"
         rows += lab.rows([found], what)
         rows += lab.rows([only(found, gone[cases.targets])], f"{what}: targets without it")
@@ -298,7 +305,7 @@ def independent(lab: Lab) -> Rows:
     found: list[Ranked] = []
     for dim in lab.shop.dims:
         alone = replace(lab, shop=replace(lab.shop, dims=(dim,)))
-        found += alone.ranked(alone.fitted(alone.shop, lab.seeds[0])[1], lab.cases)
+        found += alone.ranked(alone.fitted(alone.shop, lab.seeds[0]), lab.cases)
     kept = [each for each in found if each.vectors in ("aligned", "fused")]
     rows, ours = lab.rows([kept], "one space per dim"), lab.views()
     for each in kept:

@@ -25,6 +25,7 @@ KEYS = {
     "multimodal_vectors": "key",
     "refused_vectors": "key",
     "collaborative_vectors": "key",
+    "item_residuals": "key",
     "item_vectors": "item_id",
     "spaces": "space_id",
     "builds": "asset",
@@ -174,6 +175,19 @@ def collaborative_schema(dim: int) -> pa.Schema:
             required("context", pa.list_(pa.float32(), dim)),
             required("target", pa.list_(pa.float32(), dim)),
             required("support", pa.int32()),
+        ]
+    )
+
+
+def residuals_schema(dim: int) -> pa.Schema:
+    """Return the schema of `item_residuals`; period is "train" or "all"."""
+    return pa.schema(
+        [
+            required("key", pa.string()),
+            required("item_id", pa.string()),
+            required("period", pa.string()),
+            required("context", pa.list_(pa.float16(), dim)),
+            required("target", pa.list_(pa.float16(), dim)),
         ]
     )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from alignment.interactions import Split, leave_last_out
-from alignment.space import ItemSpace, Views, fit
+from alignment.space import Fitted, ItemSpace, Views, fit
 from tests.alignment.world import DIMS, World, plant
 
 
@@ -18,10 +18,15 @@ def split(world: World) -> Split:
 
 
 @pytest.fixture(scope="session")
-def space(world: World, split: Split) -> ItemSpace:
+def fitted(world: World, split: Split) -> Fitted:
     return fit(world.content, split, dims=DIMS, seed=0)
 
 
 @pytest.fixture(scope="session")
-def views(world: World, split: Split, space: ItemSpace) -> Views:
-    return space.views(world.content, space.factorise(split.train))
+def space(fitted: Fitted) -> ItemSpace:
+    return fitted.space
+
+
+@pytest.fixture(scope="session")
+def views(world: World, fitted: Fitted) -> Views:
+    return fitted.space.views(world.content, fitted.known, fitted.residuals)

@@ -62,7 +62,7 @@ def test_poor_logs_give_unit_rows(rows: list, n_items: int, method: str) -> None
 
 def test_a_space_is_fitted_to_another_method(world: World, split: Split) -> None:
     recipe = Recipe(method="als")
-    space = fit(world.content, split, dims=DIMS, seed=0, recipe=recipe)
+    space = fit(world.content, split, dims=DIMS, seed=0, recipe=recipe).space
     assert space.recipe == recipe
     known = space.factorise(split.train)
     np.testing.assert_allclose(known.context, known.target, atol=1e-6)

@@ -148,7 +148,7 @@ def test_the_report_gives_the_same_rows_again(
 def test_test_targets_do_not_change_the_space(world: World, split: Split, space: ItemSpace) -> None:
     shuffled = np.random.default_rng(0).permutation(split.test).astype(np.int32)
     other = Split(split.train, split.users, split.validation, shuffled)
-    assert fit(world.content, other, dims=DIMS, seed=0).basis_id == space.basis_id
+    assert fit(world.content, other, dims=DIMS, seed=0).space.basis_id == space.basis_id
 
 
 def test_a_version_is_compatible_with_itself(split: Split, views: Views) -> None:

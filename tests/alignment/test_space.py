@@ -6,9 +6,10 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from alignment.collaborative import Collaborative, factorise
+from alignment.collaborative import Collaborative
+from alignment.fuse import Residuals
 from alignment.interactions import Split, from_log, leave_last_out
-from alignment.space import ItemSpace, Views, fit, nothing
+from alignment.space import Fitted, ItemSpace, Views, fit, nothing
 from alignment.whiten import Content, Encoded
 from matryoshka.prefix import prefix, unit
 from tests.alignment.world import DIMS, World, content_of, only_text, plant
@@ -57,7 +58,7 @@ def test_a_cold_item_is_found_by_its_content(world: World) -> None:
     cold = np.zeros(len(world.chain), bool)
     cold[[rng.choice(np.flatnonzero(world.chain == c)) for c in range(12)]] = True
     split = leave_last_out(world.sequences.keep(~cold[world.sequences.items]))
-    space = fit(world.content, split, dims=DIMS, seed=0)
+    space = fit(world.content, split, dims=DIMS, seed=0).space
     views = space.views(world.content, space.factorise(split.train))
     scores = views.fused_context @ views.fused_target[cold].T
     own = world.chain[:, None] == world.chain[cold]
@@ -85,25 +86,27 @@ def test_evidence_moves_an_item_step_by_step(
     assert steps[1] > 0.9
 
 
-def test_a_row_depends_on_its_own_item_only(
-    world: World, split: Split, space: ItemSpace, views: Views
-) -> None:
-    known = space.factorise(split.train)
+def test_a_row_depends_on_its_own_item_only(world: World, fitted: Fitted, views: Views) -> None:
+    space, known, added = fitted
     some = Content(*(Encoded(part.vectors[:4], part.has[:4]) for part in world.content.parts))
-    first = space.views(some, Collaborative(known.context[:4], known.target[:4], known.support[:4]))
+    first = space.views(
+        some,
+        Collaborative(known.context[:4], known.target[:4], known.support[:4]),
+        Residuals(added.context[:4], added.target[:4]),
+    )
     for few, all_ in zip(astuple(first), astuple(views), strict=True):
         np.testing.assert_allclose(few, all_[:4], atol=1e-5)
 
 
 def test_the_same_inputs_give_the_same_space(world: World, split: Split, space: ItemSpace) -> None:
-    again = fit(world.content, split, dims=DIMS, seed=0)
+    again = fit(world.content, split, dims=DIMS, seed=0).space
     assert (again.space_id, again.basis_id) == (space.space_id, space.basis_id)
 
 
 def test_other_inputs_give_another_space(world: World, split: Split, space: ItemSpace) -> None:
     text = world.content.text.vectors.copy()
     text[0] = text[1]
-    other = fit(only_text(text), split, dims=DIMS, seed=0, like=space)
+    other = fit(only_text(text), split, dims=DIMS, seed=0, like=space).space
     assert other.space_id != space.space_id
 
 
@@ -127,9 +130,9 @@ def test_the_order_of_items_changes_nothing(world: World, space: ItemSpace, view
     place = np.argsort(order)
     seq = world.sequences
     split = leave_last_out(replace(seq, items=place[seq.items].astype(np.int32)))
-    other = fit(only_text(world.content.text.vectors[order]), split, dims=DIMS, seed=0, like=space)
-    known = factorise(split.train, dim=32, seed=0, recipe=space.recipe)
-    moved = other.views(only_text(world.content.text.vectors[order]), known)
+    content = only_text(world.content.text.vectors[order])
+    other, known, added = fit(content, split, dims=DIMS, seed=0, like=space)
+    moved = other.views(content, known, added)
     scores = views.fused_context @ views.fused_target.T
     after = (moved.fused_context @ moved.fused_target.T)[np.ix_(place, place)]
     assert np.corrcoef(scores.ravel(), after.ravel())[0, 1] > 0.99
@@ -144,7 +147,7 @@ def test_choices_can_be_taken_over(world: World, split: Split, space: ItemSpace)
         seed=0,
         like=space,
         progress=lambda done, total, what: looked.append(what),
-    )
+    ).space
     assert (other.recipe, other.dial) == (space.recipe, space.dial)
     assert not any("choosing" in what for what in looked)
 
@@ -198,7 +201,7 @@ def test_poor_catalogues_have_sound_vectors(rows: list, modalities: str) -> None
     }[modalities]
     content = content_of(n, **parts)
     split = log(rows, n)
-    space = fit(content, split, dims=(4, 64), seed=0)
+    space = fit(content, split, dims=(4, 64), seed=0).space
     known = space.factorise(split.train)
     assert is_sound(space.views(content, known), n, (4, 64))
     assert is_sound(space.views(content, nothing(n, 64)), n, (4, 64))
@@ -206,13 +209,13 @@ def test_poor_catalogues_have_sound_vectors(rows: list, modalities: str) -> None
 
 def test_one_item_is_a_catalogue() -> None:
     content = only_text(np.ones((1, 5), np.float32))
-    space = fit(content, log([(0, 0, t) for t in range(4)], 1), dims=(2, 4), seed=0)
+    space = fit(content, log([(0, 0, t) for t in range(4)], 1), dims=(2, 4), seed=0).space
     assert is_sound(space.views(content, None), 1, (2, 4))
 
 
 def test_identical_items_have_sound_vectors() -> None:
     content = only_text(np.ones((20, 5), np.float32))
-    space = fit(content, log(CROWD, 20), dims=(4, 8), seed=0)
+    space = fit(content, log(CROWD, 20), dims=(4, 8), seed=0).space
     assert is_sound(space.views(content, None), 20, (4, 8))
 
 
@@ -222,7 +225,7 @@ def test_islands_of_items_survive_the_shortest_prefix() -> None:
     rows = [(u, 2 * (u % 30) + t % 2, t) for u in range(90) for t in range(4)]
     content = only_text(np.eye(n, dtype=np.float32))
     split = log(rows, n)
-    space = fit(content, split, dims=(4, 32), seed=0)
+    space = fit(content, split, dims=(4, 32), seed=0).space
     assert is_sound(space.views(content, space.factorise(split.train)), n, (4, 32))
 
 
@@ -244,5 +247,5 @@ def test_evidence_of_other_items_is_refused(world: World, space: ItemSpace) -> N
 
 def test_a_second_world_is_another_space(space: ItemSpace) -> None:
     other = plant(seed=5)
-    found = fit(other.content, leave_last_out(other.sequences), dims=DIMS, seed=0, like=space)
+    found = fit(other.content, leave_last_out(other.sequences), dims=DIMS, seed=0, like=space).space
     assert found.space_id != space.space_id

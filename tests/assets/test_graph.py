@@ -15,8 +15,8 @@ from assets.lake import open_lake
 from assets.run import Outcome, materialize
 from assets.sample import planted
 from assets.settings import load
-from assets.space import load_sequences
-from assets.stored import load_collaborative, load_content, load_space
+from assets.space import learnt, load_sequences
+from assets.stored import load_collaborative, load_content, load_residuals, load_space
 from store import ItemStore
 from store.tables import Tables
 
@@ -133,8 +133,12 @@ def test_the_stored_space_makes_the_vectors_that_its_recall_was_chosen_on(shop: 
         recipe = Recipe(**lake.built("collaborative_vectors").metadata["recipe"])
         fitted = fit(content, split, dims=lake.settings.dims, seed=0, recipe=recipe)
         stored, known = load_space(lake), load_collaborative(lake, "train")
-    assert fitted.space_id == stored.space_id
-    mine, theirs = fitted.views(content, known), stored.space.views(content, known)
+        added = load_residuals(lake, "train")
+        again = learnt(lake, stored, "train", split.train)
+    assert fitted.space.space_id == stored.space_id
+    np.testing.assert_array_equal(added.target, again.target)
+    mine = fitted.space.views(content, known, fitted.residuals)
+    theirs = stored.space.views(content, known, added)
     np.testing.assert_array_equal(mine.fused_context, theirs.fused_context)
     np.testing.assert_array_equal(mine.fused_target, theirs.fused_target)
 

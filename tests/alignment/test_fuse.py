@@ -1,0 +1,56 @@
+"""Fused rows: what a target's reach does to cosines, and how far evidence moves a row."""
+
+import numpy as np
+import pytest
+
+from alignment.fuse import REACH, Dial, Residuals, fused, reach
+from matryoshka.prefix import Vectors, prefix, unit
+
+N, DIM = 30, 8
+DIALS = [Dial(novelty=novelty) for novelty in (1.0, 1.1, 1.3)]
+
+
+@pytest.fixture
+def rows() -> Vectors:
+    return unit(np.random.default_rng(0).standard_normal((N, DIM)).astype(np.float32))
+
+
+@pytest.mark.parametrize("dial", DIALS)
+def test_rows_are_unit_whatever_they_reach(rows: Vectors, dial: Dial) -> None:
+    context, target = fused(rows, rows, np.arange(N, dtype=np.int32), dial)
+    np.testing.assert_allclose(np.linalg.norm(target, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(context, axis=1), 1, atol=1e-6)
+    assert context.shape == target.shape == (N, DIM + 1)
+
+
+def test_a_cosine_is_an_inner_product_with_what_a_target_reaches(rows: Vectors) -> None:
+    support = np.arange(N, dtype=np.int32)
+    context, target = fused(rows, rows, support, Dial(novelty=1.3))
+    np.testing.assert_allclose(
+        context @ target.T, rows @ (rows * reach(support, Dial(novelty=1.3))).T, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dim", [3, 5, DIM + 1])
+def test_a_novelty_favours_new_targets_at_every_prefix(rows: Vectors, dim: int) -> None:
+    """Row 1 is the same item as row 0, and nobody has touched it."""
+    rows[1] = rows[0]
+    support = np.full(N, 50, np.int32)
+    support[1] = 0
+    context, target = (prefix(part, dim) for part in fused(rows, rows, support, Dial(novelty=1.2)))
+    old, new = context[0] @ target[0], context[0] @ target[1]
+    assert 1.19 < new / old < (0.6 / 0.8) / (0.5 / np.sqrt(1 - 0.5**2))
+
+
+def test_what_is_new_fades_with_the_first_events() -> None:
+    found = reach(np.array([0, 1, 2, 1000], np.int32), Dial(novelty=1.2)).ravel() / REACH
+    np.testing.assert_allclose(found, [1.2, 1.1, 1 + 0.2 / 3, 1.0002], rtol=1e-5)
+
+
+def test_residuals_turn_rows_before_they_reach(rows: Vectors) -> None:
+    support = np.full(N, 9, np.int32)
+    added = Residuals(np.roll(rows, 1, axis=0), np.zeros_like(rows))
+    context, target = fused(rows, rows, support, Dial(), added)
+    plain = fused(rows, rows, support, Dial())
+    np.testing.assert_allclose(context[:, 1:], unit(rows + added.context), atol=1e-6)
+    np.testing.assert_array_equal(target, plain[1])

@@ -1,0 +1,160 @@
+"""Residuals on planted logs: what follows what is found, and nothing else is moved."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alignment import limits, residuals
+from alignment.consumer import by_cosine, figures, rank, trial
+from alignment.fuse import Dial, Residuals, fused
+from alignment.interactions import Sequences, from_log, leave_last_out
+from alignment.residuals import Schedule, histories, train
+from matryoshka.prefix import Vectors, unit
+
+N, DIMS = 40, (8, 16)
+QUICK = Schedule(steps=60, batch=256, candidates=30, rate=1e-2, check_every=20)
+LONGER = replace(QUICK, steps=200, epochs=50)
+
+
+def cycle(n_users: int = 300, *, seed: int = 0) -> Sequences:
+    """After item i comes i + 7; the last five items are never seen."""
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, N - 5, n_users)
+    rows = [(u, (s + 7 * t) % (N - 5), t) for u, s in enumerate(start) for t in range(6)]
+    users, items, times = zip(*rows, strict=True)
+    return from_log(users, items, times, n_items=N, seed=0)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Vectors:
+    """Rows that say nothing about the log."""
+    return unit(np.random.default_rng(1).standard_normal((N, 15)).astype(np.float32))
+
+
+def learnt(rows: Vectors, seq: Sequences, **options: object) -> Residuals:
+    given = {"recency": 0.6, "dial": Dial(), "seed": 0, "schedule": QUICK} | options
+    return train(rows, rows, seq, DIMS, **given).residuals  # type: ignore[arg-type]
+
+
+def recall(rows: Vectors, seq: Sequences, found: Residuals | None, dim: int) -> float:
+    split = leave_last_out(seq)
+    roles = fused(rows, rows, split.train.support, Dial(), found)
+    return figures(rank(by_cosine(*roles, dim=dim), trial(split, on="test")).unmasked)["R@10"]
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_what_follows_is_found_at_every_prefix(rows: Vectors, dim: int) -> None:
+    seq = cycle()
+    found = learnt(rows, leave_last_out(seq).train, dial=Dial(n0=1.0), schedule=LONGER)
+    assert recall(rows, seq, None, dim) < 0.5
+    assert recall(rows, seq, found, dim) > 0.95
+
+
+def test_items_without_events_are_left_alone(rows: Vectors) -> None:
+    found = learnt(rows, cycle())
+    assert not found.context[-5:].any()
+    assert not found.target[-5:].any()
+    assert found.context[:-5].any(axis=1).all()
+
+
+def test_no_residual_is_longer_than_its_bound(rows: Vectors) -> None:
+    for bound in (0.1, 0.5):
+        found = learnt(rows, cycle(), dial=Dial(bound=bound))
+        longest = np.linalg.norm(found.target, axis=1).max()
+        assert 0.5 * bound < longest <= bound * 1.001
+
+
+def test_little_evidence_moves_an_item_little(rows: Vectors) -> None:
+    """One user saw item 38 once; all others are seen often."""
+    seq = cycle()
+    items = np.append(seq.items, [0, 38]).astype(np.int32)
+    more = Sequences(
+        np.append(seq.indptr, len(items)), items, np.append(seq.times, [0, 1]), seq.n_items
+    )
+    found = learnt(rows, more)
+    lengths = np.linalg.norm(found.target, axis=1)
+    assert 0 < lengths[38] < 0.25 * np.median(lengths[:35])
+
+
+def test_the_same_log_gives_the_same_residuals(rows: Vectors) -> None:
+    one, two = learnt(rows, cycle()), learnt(rows, cycle())
+    np.testing.assert_array_equal(one.context, two.context)
+    np.testing.assert_array_equal(one.target, two.target)
+
+
+def test_residuals_survive_being_stored_at_half_the_width(rows: Vectors) -> None:
+    found = learnt(rows, cycle())
+    np.testing.assert_array_equal(found.target, found.target.astype(np.float16))
+
+
+def ups_and_downs(values: list[float]) -> Callable[[Residuals], float]:
+    left = iter(values)
+    return lambda found: next(left)
+
+
+def test_the_best_is_kept_and_stops_where_nothing_improves(rows: Vectors) -> None:
+    long = Schedule(steps=400, epochs=200, batch=256, check_every=10, patience=2)
+    quality = ups_and_downs([1, 3, 2, 2])
+    best = train(
+        rows, rows, cycle(), DIMS, recency=0.6, dial=Dial(), seed=0, quality=quality, schedule=long
+    )
+    assert best.steps == 20
+    again = learnt(rows, cycle(), schedule=long, steps=20)
+    np.testing.assert_array_equal(best.residuals.target, again.target)
+
+
+@pytest.mark.parametrize("lists", [[], [[3]], [[1], [2], [2]]])
+def test_a_log_in_which_nothing_follows_adds_nothing(rows: Vectors, lists: list[list[int]]) -> None:
+    triples = [(u, i, t) for u, items in enumerate(lists) for t, i in enumerate(items)]
+    users, items, times = zip(*triples, strict=True) if triples else ((), (), ())
+    seq = from_log(users, items, times, n_items=N, seed=0)
+    done = train(rows, rows, seq, DIMS, recency=0.6, dial=Dial(), seed=0, quality=lambda _: 1.0)
+    assert done.steps == 0
+    assert not done.residuals.context.any()
+
+
+def test_histories_are_what_came_before_and_fade() -> None:
+    seq = from_log([0, 0, 0, 1, 1], [4, 5, 6, 7, 8], [0, 1, 2, 0, 1], n_items=9, seed=0)
+    items, offsets, weights = histories(seq, np.array([2, 4]), 0.5)
+    assert items.tolist() == [4, 5, 7]
+    assert offsets.tolist() == [0, 2]
+    assert weights.tolist() == [0.5, 1, 1]
+
+
+def test_long_histories_are_cut() -> None:
+    n = residuals.HISTORY + 9
+    seq = from_log([0] * n, range(n), range(n), n_items=n, seed=0)
+    items, _, _ = histories(seq, np.array([n - 1]), 0.9)
+    assert items.tolist() == list(range(8, n - 1))
+
+
+def test_a_pair_that_one_user_repeats_does_not_win(rows: Vectors, monkeypatch) -> None:
+    """Item 10 follows item 3 for everybody, item 20 ten thousand times for one user."""
+    seq = with_attacker(cycle(), 10_000)
+
+    def first() -> float:
+        context, target = fused(rows, rows, seq.support, Dial(), learnt(rows, seq, schedule=LONGER))
+        return float(context[3] @ target[20] - context[3] @ target[10])
+
+    assert first() < -0.1
+    monkeypatch.setattr(limits, "PER_ITEM", 10_000)
+    monkeypatch.setattr(limits, "CAP", 20_000)
+    assert first() > 0
+
+
+def with_attacker(seq: Sequences, times: int) -> Sequences:
+    """One more user goes from item 3 to item 20, so many times, newest last."""
+    items = np.append(seq.items, np.tile([3, 20], times)).astype(np.int32)
+    stamps = np.append(seq.times, np.arange(2 * times))
+    return Sequences(np.append(seq.indptr, len(items)), items, stamps, seq.n_items)
+
+
+def test_believed_events_are_the_newest_and_few_of_a_kind() -> None:
+    items = [1] * (limits.PER_ITEM + 3) + [2]
+    seq = from_log([0] * len(items), items, range(len(items)), n_items=3, seed=0)
+    assert limits.believed(seq).tolist() == [False] * 3 + [True] * (limits.PER_ITEM + 1)
+    long = limits.CAP + 2
+    seq = from_log([0] * long, range(long), range(long), n_items=long, seed=0)
+    assert limits.believed(seq).tolist() == [False] * 2 + [True] * limits.CAP
