@@ -14,8 +14,10 @@ cold         a tenth of the items out of all that learns: found among all items,
              what it costs the others, and their share of the top 10 (fair is a tenth)
 modalities   one modality alone; half of the items without one
 order        users whose last pair descends by item id (files whose ids leak the order only)
+one_moment   the same floors and views on a split at one moment for everybody
+night_after_night  one space kept while log and catalogue grow: each night read with the last ones
 independent  a space of each dim alone: what a prefix must beat
-consumer_b   the views in consumer B, and the item vectors that it learns by itself
+consumer_b   fused at every dim in consumer B, and the item vectors that it learns by itself
 compare      fused less each floor, user by user
 posters      whether pictures help to tell what is taken together
 """
@@ -35,7 +37,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from alignment import evaluate
-from alignment.consumer import Floats, Ranks, Trial, by_cosine, figures, gains, hits, trial
+from alignment.consumer import Floats, Ranks, Trial, by_cosine, figures, gains, hits, rank, trial
 from alignment.floors import (
     Ranked,
     ascending_share,
@@ -56,6 +58,7 @@ from assets.space import load_sequences
 from assets.stored import load_content
 from benchmarks.figures import Report, print_machine
 from benchmarks.stages import Reading, Stages, readings, sources
+from benchmarks.times import among_first, at_one_moment, nights
 from matryoshka.prefix import prefix
 
 MIDDLE = 128  # the dim of every comparison
@@ -142,6 +145,19 @@ class Lab:
         learnt = {n.removeprefix("space."): v for n, v in kept.items() if n.startswith("space.")}
         space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
         return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
+
+    def refreshed(self, shop: Shop, space: ItemSpace) -> evaluate.Roles:
+        """Make the fused vectors of a grown shop in a space that is kept."""
+
+        def make() -> dict[str, np.ndarray]:
+            known = space.factorise(shop.split.train)
+            added = space.learn(shop.content, known, shop.split.train)
+            found = space.views(shop.content, known, added)
+            return {"context": found.fused_context, "target": found.fused_target}
+
+        key = (sources(), shop.content, shop.split, space.basis_id)
+        kept = self.stages.keep("refresh", key, make)
+        return kept["context"], kept["target"]
 
     def ranked(
         self, fitted: tuple[ItemSpace, Views], cases: Trial, *, among: Bits | None = None
@@ -314,36 +330,26 @@ def independent(lab: Lab) -> Rows:
 
 
 def consumer_b(lab: Lab) -> Rows:
-    """Measure the views in consumer B, the vectors of seed s read with seed s."""
-    runs, middle = {seed: _read_by_b(lab, seed) for seed in lab.seeds}, lab.shop.middle
-    first = [run for run in runs[lab.seeds[0]] if run.dim == middle]
-    tried = [replace(run, dropout=dropout) for run in first for dropout in DROPOUTS]
-    best: dict[str, tuple[float, float]] = {}
-    for run, done in zip(tried, readings(lab.stages, tried, lab.shop.split), strict=True):
-        best[run.vectors] = max(best.get(run.vectors, (-1.0, 0.0)), (done.validation, run.dropout))
-    settled = [
-        replace(run, dropout=best[run.vectors][1]) if run.roles else run
-        for seed in lab.seeds
-        for run in runs[seed]
-    ]
-    done = readings(lab.stages, settled, lab.shop.split)
+    """Measure fused in consumer B, the vectors of seed s read with seed s, and ids with the first.
+
+    Dropout is what validation likes better at the middle dim, with the first seed.
+    """
+    split, first, middle = lab.shop.split, lab.seeds[0], lab.shop.middle
+    tried = [_read_by_b(lab, first, middle, dropout) for dropout in DROPOUTS]
+    found = readings(lab.stages, tried, split)
+    dropout = DROPOUTS[int(np.argmax([each.validation for each in found]))]
+    runs = [_read_by_b(lab, s, dim, dropout) for s in lab.seeds for dim in lab.shop.dims]
+    done = readings(lab.stages, [*runs, Reading("learned_ids", None, None, first, 0.0)], split)
     seconds = sum(each.seconds for each in done) / len(done)
-    dropouts = ", ".join(f"{name} {dropout}" for name, (_, dropout) in best.items())
-    print(f"\nDropout by validation: {dropouts}. {seconds:.0f} s a run in the mean.\n")
-    size = len(done) // len(lab.seeds)
-    parts = [[each.ranked for each in done[k : k + size]] for k in range(0, len(done), size)]
-    return lab.rows(parts, "warm", "B")
+    print(f"\nDropout by validation: {dropout}. {seconds:.0f} s a run in the mean.\n")
+    size = len(lab.shop.dims)
+    parts = [[each.ranked for each in done[k : k + size]] for k in range(0, len(runs), size)]
+    return lab.rows(parts, "warm", "B") + lab.rows([[done[-1].ranked]], "warm", "B")
 
 
-def _read_by_b(lab: Lab, seed: int) -> list[Reading]:
-    found = evaluate.roles_of(lab.fitted(lab.shop, seed)[1])
-    widths = {name: [lab.shop.middle] for name in found} | {"fused": list(lab.shop.dims)}
-    runs = [
-        Reading(name, dim, (prefix(context, dim), prefix(target, dim)), seed, DROPOUTS[0])
-        for name, (context, target) in found.items()
-        for dim in widths[name]
-    ]
-    return [*runs, Reading("learned_ids", None, None, seed, 0.0)]
+def _read_by_b(lab: Lab, seed: int, dim: int, dropout: float) -> Reading:
+    context, target = evaluate.roles_of(lab.fitted(lab.shop, seed)[1])["fused"]
+    return Reading("fused", dim, (prefix(context, dim), prefix(target, dim)), seed, dropout)
 
 
 def compare(lab: Lab) -> Rows:
@@ -405,6 +411,64 @@ def posters(lab: Lab) -> Rows:
     ]
 
 
+def one_moment(lab: Lab) -> Rows:
+    """Measure floors and views on a split at one moment, where the log has times."""
+    if len(np.unique(lab.shop.sequences.times)) <= lab.shop.sequences.longest:
+        return []  # places in a history, not times
+    moved = replace(lab, shop=replace(lab.shop, split=at_one_moment(lab.shop.sequences)))
+    rows = moved.rows([moved.floors()], "warm") + moved.rows(moved.views(), "warm")
+    return [row | {"split": "one moment", "users": len(moved.cases)} for row in rows]
+
+
+def night_after_night(lab: Lab) -> Rows:
+    """Keep one space while log and catalogue grow, and compare nights with each other.
+
+    retrained: R@10 of a space fitted anew that night, all else as in "new x new".
+    """
+    rows: Rows = []
+    fused: list[evaluate.Roles] = []
+    space: ItemSpace | None = None
+    for k, night in enumerate(nights(lab.shop.content, lab.shop.sequences)):
+        shop = replace(lab.shop, content=night.content, split=night.split)
+        anew, views = lab.fitted(shop, lab.seeds[0])
+        space = space or anew
+        retrained = evaluate.roles_of(views)["fused"]
+        fused.append(lab.refreshed(shop, space) if k else retrained)
+        cases = trial(night.split, on="test")
+        for dim in lab.shop.dims if k else ():
+            rows.append(
+                {"catalog": lab.shop.name, "vectors": "fused", "consumer": "A", "dim": dim}
+                | {"split": "leave-last-out", "masked": True, "slice": f"night {k}"}
+                | _across(fused, retrained, (space, anew), cases, dim)
+            )
+    return rows
+
+
+def _across(
+    fused: Sequence[evaluate.Roles],
+    retrained: evaluate.Roles,
+    spaces: tuple[ItemSpace, ItemSpace],
+    cases: Trial,
+    dim: int,
+) -> Row:
+    """Read the last night's users with earlier nights' vectors, among the items of those nights."""
+    newest, row = fused[-1], dict[str, Any]()
+    kept, anew = (cases.faded(space.recency) for space in spaces)
+    for name, older in (("the night before", fused[-2]), ("the first night", fused[0])):
+        n = len(older[0])
+        common = (newest[0][:n], newest[1][:n])
+        found = evaluate.cross_version(older, common, among_first(kept, n), dim=dim)
+        row[f"ratio to {name}"] = found["ratio"]
+        if older is fused[-2]:
+            row |= {name: value for name, value in found.items() if name != "ratio"}
+    ours, theirs = (
+        rank(by_cosine(*roles, dim=dim), users).masked
+        for roles, users in ((newest, kept), (retrained, anew))
+    )
+    row |= {"R@10": figures(ours)["R@10"], "retrained": figures(theirs)["R@10"]}
+    return row | {"se": figures(theirs)["se"]}
+
+
 PARTS: dict[str, Callable[[Lab], Rows]] = {
     part.__name__: part
     for part in (
@@ -413,6 +477,8 @@ PARTS: dict[str, Callable[[Lab], Rows]] = {
         compare,
         cold,
         order,
+        one_moment,
+        night_after_night,
         modalities,
         posters,
         independent,
