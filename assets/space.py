@@ -170,15 +170,15 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     build = lake.unchanged("item_space", inputs)
     what = "unchanged"
     if build is None:
-        kept, ratio = _kept(lake)
-        what = f"kept: {ratio:.3f} of the recall across versions" if kept else "fitted"
+        kept, matrix = _kept(lake)
+        what = f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
         stored, past = kept or _fitted(lake)
         everything = learnt(lake, stored, "all", load_sequences(lake))
         written = _residuals(lake, {"train": past, "all": everything})
         metadata = {
             "space_id": stored.space_id,
             "basis_id": stored.space.basis_id,
-            "cross_version": ratio,
+            "cross_version": matrix,
             "description": stored.space.description(),
         }
         build = lake.record("item_space", inputs, lake.versions("spaces") | written, metadata)
@@ -189,18 +189,20 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
             "space": build.metadata["space_id"],
             "basis": build.metadata["basis_id"],
             "chosen": markdown_table(chosen),
+            "across versions": markdown_table(build.metadata["cross_version"]),
         }
     )
 
 
-def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Residuals] | None, float | None]:
+def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Residuals] | None, list[dict[str, float]]]:
     """The released space, if the last release's users still find what they want in today's items.
 
-    Both sides hold the evidence of their training period only and are judged on validation.
+    And R@10 of old and new users among old and new items, at every dim. Both sides hold the
+    evidence of their training period only and are judged on validation.
     """
     release, stored = lake.shown(), released_space(lake)
     if release is None or stored is None:
-        return None, None
+        return None, []
     ids, content = load_ids(lake), load_content(lake)
     split = leave_last_out(load_sequences(lake))
     before = load_collaborative(lake, "train", at=release.tables["collaborative_vectors"])
@@ -209,16 +211,15 @@ def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Residuals] | None, float | Non
     older = stored.space.views(content, stored.turned(before, ids), past)
     newer = stored.space.views(content, evidence(lake, stored, "train"), now)
     cases = trial(split, on="validation", max_users=JUDGES, seed=lake.settings.seed)
-    ratio = min(
-        cross_version(
-            (older.fused_context, older.fused_target),
-            (newer.fused_context, newer.fused_target),
-            cases.faded(stored.space.recency),
-            dim=dim,
-        )["ratio"]
-        for dim in lake.settings.dims
-    )
-    return ((stored, now) if ratio >= KEPT else None), ratio
+    old, new = ((views.fused_context, views.fused_target) for views in (older, newer))
+    cases = cases.faded(stored.space.recency)
+    matrix = [{"dim": dim} | cross_version(old, new, cases, dim=dim) for dim in lake.settings.dims]
+    return ((stored, now) if ratio(matrix) >= KEPT else None), matrix
+
+
+def ratio(matrix: list[dict[str, float]]) -> float:
+    """Return the least that old users find of what they found, among new items, over dims."""
+    return min(row["ratio"] for row in matrix)
 
 
 def learnt(lake: Lake, stored: StoredSpace, period: str, seq: Sequences) -> Residuals:

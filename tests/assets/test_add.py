@@ -300,3 +300,14 @@ def test_a_channel_that_was_given_the_release_gets_no_other_for_the_same_catalog
     assert outcome.succeeded, outcome.failures
     assert outcome.assets["release"]["what"] == "nothing changed, no new release"
     assert ItemStore.open(copy / "store", channel="staging").release.name == "r1"
+
+
+def test_a_kept_space_tells_what_old_users_find_among_new_vectors(
+    shop: Path, relogged: ItemStore
+) -> None:
+    assert ItemStore.open(shop / "store").release.description["cross_version"] == []
+    matrix = relogged.release.description["cross_version"]
+    assert [row["dim"] for row in matrix] == [32, 64, 128, 256]
+    for row in matrix:
+        assert row["old x old"] > 0.1
+        assert row["ratio"] == row["old x new"] / row["old x old"] > 0.95
