@@ -1,4 +1,4 @@
-"""What collaborative vectors cost as the log grows: counting co-visits and factorising them.
+"""What behaviour costs as the log grows: counting co-visits, factorising them, training residuals.
 
     python -m benchmarks.behaviour [--events 100000 1000000 10000000] [--dim 256]
 
@@ -17,7 +17,9 @@ from time import perf_counter
 import numpy as np
 
 from alignment.collaborative import DEFAULT_RECIPE, balanced, covisits, from_triples, singular
+from alignment.fuse import Dial
 from alignment.interactions import Sequences
+from alignment.residuals import train
 from benchmarks.figures import Report, print_machine, significant
 from encoders.room import process_peak
 
@@ -25,6 +27,7 @@ EVENTS = (100_000, 1_000_000, 10_000_000)
 EVENTS_PER_USER, EVENTS_PER_ITEM = 10, 100
 TASTES, OWN = 50, 0.8  # a user's own taste has this share of the user's events
 SEED = 7
+DIMS = (32, 64, 128)
 MOST_GIB = 4.0
 
 
@@ -39,7 +42,7 @@ def main() -> int:
         print(json.dumps(measured(asked.events[0], asked.dim)))
         return 0
     report = Report(limited=True)
-    print_machine("numpy", "scipy")
+    print_machine("numpy", "scipy", "torch")
     for events in asked.events:
         command = [sys.executable, "-m", "benchmarks.behaviour", "--one"]
         command += ["--events", str(events), "--dim", str(asked.dim)]
@@ -53,24 +56,31 @@ def main() -> int:
 
 
 def measured(events: int, dim: int) -> dict[str, object]:
-    """Count and factorise a log of so many events; seconds, and peaks so far in GiB."""
+    """Count, factorise and train on a log of so many events; seconds, and peaks so far in GiB."""
     seq = generated(events)
     before, started = process_peak(), perf_counter()
     counts = covisits(seq, window=DEFAULT_RECIPE.window, decay=DEFAULT_RECIPE.decay)
     counted, counting = perf_counter(), process_peak()
     triples = singular(balanced(counts, DEFAULT_RECIPE), dim, seed=SEED)
-    from_triples(triples, seq.support, dim=dim, power=DEFAULT_RECIPE.power)
+    known = from_triples(triples, seq.support, dim=dim, power=DEFAULT_RECIPE.power)
+    factorised, factorising = perf_counter(), process_peak()
+    rows = np.ascontiguousarray(known.context[:, 1:]), np.ascontiguousarray(known.target[:, 1:])
+    dims = [d for d in DIMS if d < dim] + [dim]
+    trained = train(*rows, seq, dims, recency=DEFAULT_RECIPE.recency, dial=Dial(), seed=SEED)
     return {
         "count: s": counted - started,
         "count: peak GiB": counting / 2**30,
-        "factorise: s": perf_counter() - counted,
-        "factorise: peak GiB": process_peak() / 2**30,
+        "factorise: s": factorised - counted,
+        "factorise: peak GiB": factorising / 2**30,
+        "train residuals: s": perf_counter() - factorised,
+        "train residuals: peak GiB": process_peak() / 2**30,
         "of": {
             "interactions": len(seq.items),
             "users": seq.n_users,
             "items": seq.n_items,
             "longest": seq.longest,
             "counts": int(counts.nnz),
+            "steps": trained.steps,
             "dim": dim,
             "peak GiB before": significant(before / 2**30),
         },

@@ -308,12 +308,25 @@ class ItemStore:
         """Return the log of releases and rollbacks, oldest first; the last one is visible."""
         return releases.history(self._tables)
 
-    def at(self, *, release: str | None = None, as_of: datetime | str | None = None) -> "ItemStore":
-        """Return this store open at a release, or at what its channel showed at a moment (ISO)."""
-        if (release is None) == (as_of is None):
-            raise ValueError("at() takes either release= or as_of=")
+    def at(
+        self,
+        *,
+        release: str | None = None,
+        as_of: datetime | str | None = None,
+        space: str | None = None,
+    ) -> "ItemStore":
+        """Return this store open at a release, a moment of its channel (ISO), or a space.
+
+        space: a `space_id`, or its first eight digits or more; what the channel showed last of it
+        is opened, for whoever is not ready for vectors that cannot be compared with those before.
+        UnknownRelease if there is none, or if it is no longer kept.
+        """
+        if sum(given is not None for given in (release, as_of, space)) != 1:
+            raise ValueError("at() takes either release= or as_of= or space=")
         if release is not None:
             found = releases.named(self._tables, release)
+        elif space is not None:
+            found = releases.of_space(self._tables, space, self._channel)
         else:
             assert as_of is not None
             found = releases.as_of(self._tables, as_of, self._channel)

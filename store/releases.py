@@ -36,6 +36,7 @@ from store.schema import RELEASES, matrix, positions, view_column
 from store.tables import Tables
 
 CHANNEL = "production"  # what readers open unless they name another
+SHORTEST_SPACE = 8  # digits that name a space
 UNIT = 1e-3  # how far from 1 the norm of a published row may be
 
 
@@ -210,6 +211,23 @@ def as_of(tables: Tables, moment: datetime | str, channel: str = CHANNEL) -> Rel
         first = f"the first is of {log[0].created_at.isoformat()}" if log else "there is none yet"
         raise UnknownRelease(f"{tables.uri} had no release at {when.isoformat()}: {first}")
     return seen[-1]
+
+
+def of_space(tables: Tables, space: str, channel: str = CHANNEL) -> Release:
+    """Return the release that a channel showed last of a space.
+
+    space: its id, or the first SHORTEST_SPACE digits or more of it. UnknownRelease if no release or
+    more than one space is meant.
+    """
+    log = [release for release in history(tables) if release.channel == channel]
+    spaces = list(dict.fromkeys(row.space_id for row in reversed(log)))
+    meant = [each for each in spaces if each == space]
+    if not meant and len(space) >= SHORTEST_SPACE:
+        meant = [each for each in spaces if each.startswith(space)]
+    if len(meant) != 1:
+        what = f"several spaces {space!r}…" if meant else f"no release of the space {space!r}"
+        raise UnknownRelease(f"{tables.uri} has {what}: it has {some(meant or spaces) or 'none'}")
+    return next(row for row in reversed(log) if row.space_id == meant[0])
 
 
 def publish(tables: Tables, draft: Draft, channel: str = CHANNEL) -> Release:

@@ -121,6 +121,36 @@ def test_an_old_release_can_be_opened_beside_the_visible_one(tmp_path: Path):
         store.at()
 
 
+def test_a_consumer_stays_on_an_old_space_beside_the_visible_one(tmp_path: Path):
+    old, new = "a" * 64, "a" * 9 + "b" * 55
+    publish(tmp_path, ["a"], space_id=old)
+    publish(tmp_path, ["a", "b"], space_id=old)
+    publish(tmp_path, ["c"], space_id=new)
+    store = ItemStore.open(tmp_path)
+    stays = store.at(space=old)
+    assert (stays.release.name, store.release.name) == ("r2", "r3")
+    assert stays.lookup(["b", "c"]).found.tolist() == [True, False]
+    assert store.at(space=old[:12]).release.name == "r2"
+    store.rollback("r1")
+    assert store.at(space=old).release.name == "r1"
+    for unknown in ("f" * 64, "a" * 7, ""):
+        with pytest.raises(UnknownRelease, match=f"no release of the space '{unknown}': it has"):
+            store.at(space=unknown)
+    with pytest.raises(UnknownRelease, match="several spaces 'aaaaaaaa'"):
+        store.at(space="a" * 8)
+    with pytest.raises(ValueError, match="either release= or as_of= or space="):
+        store.at(space=old, release="r1")
+
+
+def test_a_space_that_is_no_longer_kept_is_refused(tmp_path: Path):
+    publish(tmp_path, ["a"], space_id="a" * 64)
+    publish(tmp_path, ["b"], space_id="b" * 64)
+    tables = Tables(tmp_path)
+    tables.maintain(releases.pinned(tables, keep=1), grace=timedelta(0))
+    with pytest.raises(UnknownRelease, match="r1 is no longer kept"):
+        ItemStore.open(tmp_path).at(space="a" * 64)
+
+
 def test_changes_are_the_ids_added_changed_and_removed(tmp_path: Path):
     tables, matrix = Tables(tmp_path), vectors(5)
     columns = ("fused_context", "fused_target", "content")
