@@ -117,13 +117,24 @@ class ItemSpace:
         """Factorise a newer log by the recipe of this space and turn it into its frame."""
         return self.align(factorise(seq, dim=self.width, seed=self.seed, recipe=self.recipe))
 
-    def learn(self, content: Content, known: Collaborative, seq: Sequences) -> Residuals:
+    def learn(
+        self, content: Content, known: Collaborative, seq: Sequences, *, steps: int | None = None
+    ) -> Residuals:
         """Train what a log adds to the fused vectors of its items, as long as was found best.
 
-        known: the evidence of the same log, turned to this frame.
+        known: the evidence of the same log, turned to this frame; steps: what `relearn` found, by
+        default what was found when the space was fitted.
         """
         ready = ordered(self.block(content), known, self.map, self.dial, self.basis)
-        return _trained(self, ready, seq, steps=self.steps).residuals
+        steps = self.steps if steps is None else steps
+        return _trained(self, ready, seq, steps=steps).residuals
+
+    def relearn(self, content: Content, known: Collaborative, split: Split) -> residuals.Trained:
+        """Train what the training part of a grown log adds, for as long as validation improves."""
+        ready = ordered(self.block(content), known, self.map, self.dial, self.basis)
+        judge = _judge(split, self.dims, Looks(None, expected=1), seed=self.seed)
+        judge = replace(judge, dims=self.dims).faded(self.recency)
+        return _improved(self, ready, known, split.train, judge)
 
     def align(
         self, newer: Collaborative, rows: NDArray[np.integer[Any]] | None = None
@@ -362,17 +373,30 @@ def _learnt(
 ) -> Fitted:
     """Train residuals while they improve, and choose how far new items reach beside them."""
     ready = ordered(rows, known, space.map, space.dial, space.basis)
+    if like:
+        found = _trained(space, ready, seq, steps=like.steps)
+        return Fitted(replace(space, steps=found.steps), known, found.residuals)
+    found = _improved(space, ready, known, seq, judge)
+    space = replace(space, steps=found.steps)
+    if known.support.any():
+        space = replace(space, dial=_novel(space, rows, known, seq, judge))
+    return Fitted(space, known, found.residuals)
+
+
+def _improved(
+    space: ItemSpace,
+    ready: tuple[Vectors, Vectors],
+    known: Collaborative,
+    seq: Sequences,
+    judge: choose.Judge,
+) -> residuals.Trained:
+    """Train residuals for as long as the judge likes them better, or to the end without one."""
 
     def quality(found: Residuals) -> float:
         judge.look("training on the log")
         return judge(*fused(*ready, known.support, space.dial, found))
 
-    checked = quality if len(judge.cases) and not like else None
-    found = _trained(space, ready, seq, steps=like.steps if like else None, quality=checked)
-    space = replace(space, steps=found.steps)
-    if not like and known.support.any():
-        space = replace(space, dial=_novel(space, rows, known, seq, judge))
-    return Fitted(space, known, found.residuals)
+    return _trained(space, ready, seq, steps=None, quality=quality if len(judge.cases) else None)
 
 
 def _novel(

@@ -22,6 +22,7 @@ from alignment.consumer import trial
 from alignment.evaluate import cross_version
 from alignment.fuse import Residuals
 from alignment.interactions import Sequences, from_log, leave_last_out
+from alignment.residuals import Trained
 from alignment.space import choose_recipe, fit
 from assets import checks
 from assets.inputs import (
@@ -173,12 +174,18 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
         kept, matrix = _kept(lake)
         what = f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
         stored, past = kept or _fitted(lake)
-        everything = learnt(lake, stored, "all", load_sequences(lake))
-        written = _residuals(lake, {"train": past, "all": everything})
+        everything = stored.space.learn(
+            load_content(lake),
+            evidence(lake, stored, "all"),
+            load_sequences(lake),
+            steps=past.steps,
+        )
+        written = _residuals(lake, {"train": past.residuals, "all": everything})
         metadata = {
             "space_id": stored.space_id,
             "basis_id": stored.space.basis_id,
             "cross_version": matrix,
+            "steps": past.steps,
             "description": stored.space.description(),
         }
         build = lake.record("item_space", inputs, lake.versions("spaces") | written, metadata)
@@ -194,7 +201,7 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     )
 
 
-def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Residuals] | None, list[dict[str, float]]]:
+def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Trained] | None, list[dict[str, float]]]:
     """The released space, if the last release's users still find what they want in today's items.
 
     And R@10 of old and new users among old and new items, at every dim. Both sides hold the
@@ -207,9 +214,10 @@ def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Residuals] | None, list[dict[s
     split = leave_last_out(load_sequences(lake))
     before = load_collaborative(lake, "train", at=release.tables["collaborative_vectors"])
     past = load_residuals(lake, "train", at=release.tables["item_residuals"])
-    now = learnt(lake, stored, "train", split.train)
+    known = evidence(lake, stored, "train")
+    now = stored.space.relearn(content, known, split)
     older = stored.space.views(content, stored.turned(before, ids), past)
-    newer = stored.space.views(content, evidence(lake, stored, "train"), now)
+    newer = stored.space.views(content, known, now.residuals)
     cases = trial(split, on="validation", max_users=JUDGES, seed=lake.settings.seed)
     old, new = ((views.fused_context, views.fused_target) for views in (older, newer))
     cases = cases.faded(stored.space.recency)
@@ -220,11 +228,6 @@ def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Residuals] | None, list[dict[s
 def ratio(matrix: list[dict[str, float]]) -> float:
     """Return the least that old users find of what they found, among new items, over dims."""
     return min(row["ratio"] for row in matrix)
-
-
-def learnt(lake: Lake, stored: StoredSpace, period: str, seq: Sequences) -> Residuals:
-    """Train what the log of a period adds in a space."""
-    return stored.space.learn(load_content(lake), evidence(lake, stored, period), seq)
 
 
 def _residuals(lake: Lake, periods: Mapping[str, Residuals]) -> dict[str, int]:
@@ -244,7 +247,7 @@ def _residuals(lake: Lake, periods: Mapping[str, Residuals]) -> dict[str, int]:
     return {"item_residuals": lake.tables.replace("item_residuals", pa.concat_tables(tables))}
 
 
-def _fitted(lake: Lake) -> tuple[StoredSpace, Residuals]:
+def _fitted(lake: Lake) -> tuple[StoredSpace, Trained]:
     """Fit a space to the training period and store it."""
     space, _, residuals = fit(
         load_content(lake),
@@ -262,7 +265,7 @@ def _fitted(lake: Lake) -> tuple[StoredSpace, Residuals]:
         "weights": save_arrays(space.arrays()),
     }
     lake.tables.upsert("spaces", pa.Table.from_pylist([row], schema=SPACES))
-    return stored, residuals
+    return stored, Trained(residuals, space.steps)
 
 
 @dg.asset(

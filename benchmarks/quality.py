@@ -151,7 +151,7 @@ class Lab:
 
         def make() -> dict[str, np.ndarray]:
             known = space.factorise(shop.split.train)
-            added = space.learn(shop.content, known, shop.split.train)
+            added = space.relearn(shop.content, known, shop.split).residuals
             found = space.views(shop.content, known, added)
             return {"context": found.fused_context, "target": found.fused_target}
 

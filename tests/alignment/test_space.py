@@ -249,3 +249,14 @@ def test_a_second_world_is_another_space(space: ItemSpace) -> None:
     other = plant(seed=5)
     found = fit(other.content, leave_last_out(other.sequences), dims=DIMS, seed=0, like=space).space
     assert found.space_id != space.space_id
+
+
+def test_a_kept_space_learns_as_it_did_and_as_long(
+    world: World, split: Split, fitted: Fitted
+) -> None:
+    space, known, added = fitted
+    again = space.relearn(world.content, known, split)
+    assert again.steps == space.steps
+    np.testing.assert_array_equal(again.residuals.target, added.target)
+    by_steps = space.learn(world.content, known, split.train)
+    np.testing.assert_array_equal(by_steps.context, added.context)

@@ -15,7 +15,7 @@ from assets.lake import open_lake
 from assets.run import Outcome, materialize
 from assets.sample import planted
 from assets.settings import load
-from assets.space import learnt, load_sequences
+from assets.space import load_sequences
 from assets.stored import load_collaborative, load_content, load_residuals, load_space
 from store import ItemStore
 from store.tables import Tables
@@ -134,7 +134,7 @@ def test_the_stored_space_makes_the_vectors_that_its_recall_was_chosen_on(shop: 
         fitted = fit(content, split, dims=lake.settings.dims, seed=0, recipe=recipe)
         stored, known = load_space(lake), load_collaborative(lake, "train")
         added = load_residuals(lake, "train")
-        again = learnt(lake, stored, "train", split.train)
+        again = stored.space.learn(content, known, split.train)
     assert fitted.space.space_id == stored.space_id
     np.testing.assert_array_equal(added.target, again.target)
     mine = fitted.space.views(content, known, fitted.residuals)
