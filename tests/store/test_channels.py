@@ -183,3 +183,18 @@ def test_nobody_watches_for_a_reader_that_is_gone(folder: Path):
     assert watching() == 1
     del store
     assert eventually(lambda: watching() == 0)
+
+
+def test_two_tables_of_different_widths_are_read_by_the_same_ids(folder: Path):
+    """Attention narrow, representation wide, as two spaces of one store (DARE)."""
+    rng = np.random.default_rng(0)
+    tables = {"attention": rng.standard_normal((50, 16)), "representation": np.eye(50, 64)}
+    for name, rows in tables.items():
+        store = ItemStore.open(folder)
+        store.publish_vectors(IDS, rows, space=name, channel=name)
+    read = {name: ItemStore.open(folder, channel=name) for name in tables}
+    asked = ["i7", "i3"]
+    assert read["attention"].get_item_vectors(asked).shape == (2, 16)
+    wide = read["representation"].get_item_vectors(asked)
+    np.testing.assert_allclose(wide, tables["representation"][[7, 3]])
+    assert ItemStore.open(folder).release.name == "r1"
