@@ -45,7 +45,6 @@ WINDOWS = ((20, 0.5), (5, 1.0), (20, 1.0), (50, 0.25))
 BACKWARD = (0.5, 0.0, 1.0)
 NOVELTY = (1.1, 1.0, 1.05, 1.15, 1.2, 1.3)
 RECENCIES = (0.6, 0.8, 0.9)
-PLAYING_COLD = 0.1
 T = TypeVar("T")
 
 
@@ -155,11 +154,6 @@ def choose_recency(recipe: Recipe, known: Collaborative, judge: Judge) -> Recipe
         lambda each: judge.faded(each.recency)(known.context, known.target),
         "choosing how fast histories fade",
     )
-
-
-def playing_cold(n: int, *, seed: int) -> NDArray[np.bool_]:
-    """Draw the items that play cold."""
-    return np.random.default_rng(seed).random(n) < PLAYING_COLD
 
 
 def hiding(known: Collaborative, cold: NDArray[np.bool_]) -> Collaborative:

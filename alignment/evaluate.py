@@ -21,15 +21,15 @@ from alignment.consumer import (
     rank,
     trial,
 )
+from alignment.fit import Progress, fit
 from alignment.floors import BOUNDED, Ranked, baskets, behaviour_floors
 from alignment.fuse import Residuals
-from alignment.interactions import Ints, Sequences, Split
-from alignment.space import ItemSpace, Progress, Views, fit
+from alignment.interactions import Ints, Sequences, Split, playing_cold
+from alignment.space import ItemSpace, Views
 from alignment.whiten import MODALITIES, Bits, Content, Encoded
 from matryoshka.prefix import Vectors
 
 MAX_USERS = 10_000
-COLD_SHARE = 0.1
 Roles = tuple[Vectors, Vectors]
 
 
@@ -68,7 +68,7 @@ def report(
     )
     rows = _rows(found, "warm")
     tell(2, "fitting without the cold items")
-    held = held_out(len(content), seed=seed)
+    held = playing_cold(len(content), seed=seed)
     _, views = published(content, without(split, held), dims=space.dims, seed=seed, like=space)
     tell(3, "ranking cold items")
     cold = cold_trials(split, held, max_users=MAX_USERS, seed=seed).cold
@@ -129,11 +129,6 @@ def _rows(found: Sequence[Ranked], slice: str) -> list[dict[str, Any]]:
         for each in found
         for masked in (True, False)
     ]
-
-
-def held_out(n: int, *, seed: int) -> Bits:
-    """Draw the items that play cold."""
-    return np.random.default_rng(seed).random(n) < COLD_SHARE
 
 
 def without(split: Split, held: Bits) -> Split:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from matryoshka.pairs import Pairs
 
+COLD_SHARE = 0.1
 Ints = NDArray[np.int64]
 Rows = NDArray[np.int32]
 
@@ -100,6 +101,11 @@ def leave_last_out(seq: Sequences) -> Split:
     train = np.ones(len(seq.items), dtype=bool)
     train[last] = train[last - 1] = False
     return Split(seq.keep(train), users, seq.items[last - 1], seq.items[last])
+
+
+def playing_cold(n: int, *, seed: int) -> NDArray[np.bool_]:
+    """Draw the items that play cold: bool [n]."""
+    return np.random.default_rng(seed).random(n) < COLD_SHARE
 
 
 def pairs(seq: Sequences, *, window: int, limit: int, seed: int) -> Pairs:

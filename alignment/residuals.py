@@ -34,7 +34,8 @@ class Schedule:
     """How long and how fast: `steps` at most, or `epochs` over a log that is shorter.
 
     candidates: drawn evenly among the items with events; ahead: chance of looking one event further
-    for the one to find, and so on. Events side by side are often in no order at all (a basket).
+    for the one to find, and so on, as events side by side are often in no order at all (a basket);
+    always: how many of the dims are in every step, the shortest first, since they hold the least.
     """
 
     steps: int = 300
@@ -45,6 +46,7 @@ class Schedule:
     rate: float = 3e-3
     ahead: float = 0.5
     dims_per_step: int = 2
+    always: int = 1
     check_every: int = 50
     patience: int = 2
 
@@ -213,13 +215,15 @@ def _trained(
 ) -> Generator[int]:
     """Train step by step; yield how many there were."""
     rng, some = np.random.default_rng(seed), min(schedule.dims_per_step, len(dims))
+    fixed = min(schedule.always, some)
     heat = torch.full((len(dims),), float(np.log(FIRST)), requires_grad=True)
     heating = torch.optim.Adam([heat], lr=HEATING)
     moving = torch.optim.SparseAdam([table.residuals for table in tables], lr=schedule.rate)
     odds = float(np.log(np.count_nonzero(tables[1].trust.numpy())))
     for step, batch in enumerate(batches, start=1):
         moving.param_groups[0]["lr"] = batch.rate
-        picked = _picked(rng, len(dims), some)
+        rest = rng.choice(len(dims) - fixed, some - fixed, replace=False)
+        picked = [*range(fixed), *(fixed + rest)]
         heats = heat.exp().clamp(COOLEST, WARMEST)
         loss = _loss(tables, batch, [(dims[k], heats[k]) for k in picked], odds, dial)
         for optimiser in (heating, moving):
@@ -228,11 +232,6 @@ def _trained(
         for optimiser in (heating, moving):
             optimiser.step()
         yield step
-
-
-def _picked(rng: np.random.Generator, n: int, some: int) -> Ints:
-    """Draw the dims of a step: the shortest always, since it can hold the least."""
-    return np.append(0, 1 + rng.choice(n - 1, some - 1, replace=False))
 
 
 def _loss(

@@ -20,10 +20,11 @@ from safetensors.numpy import save as save_arrays
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.evaluate import cross_version
+from alignment.fit import choose_recipe, fit, relearn
 from alignment.fuse import Residuals
-from alignment.interactions import Sequences, from_log, leave_last_out
+from alignment.interactions import Sequences, Split, from_log, leave_last_out
 from alignment.residuals import Trained
-from alignment.space import choose_recipe, fit
+from alignment.whiten import Content
 from assets import checks
 from assets.inputs import (
     UPSTREAM,
@@ -143,17 +144,22 @@ def factorised(lake: Lake) -> tuple[Recipe, dict[str, Collaborative]]:
 
 def _rows(lake: Lake, period: str, known: Collaborative) -> pa.Table:
     ids = load_ids(lake)
-    return pa.table(
-        {
-            "key": vector_key(ids, period),
-            "item_id": ids,
-            "period": pa.array([period] * len(ids)),
-            "context": vector_array(known.context),
-            "target": vector_array(known.target),
-            "support": pa.array(known.support, pa.int32()),
-        },
-        schema=collaborative_schema(known.context.shape[1]),
-    )
+    columns = _of_period(ids, period, known.context, known.target)
+    schema = collaborative_schema(known.context.shape[1])
+    return pa.table({**columns, "support": pa.array(known.support, pa.int32())}, schema=schema)
+
+
+def _of_period(
+    ids: pa.Array, period: str, context: NDArray[Any], target: NDArray[Any]
+) -> dict[str, pa.Array]:
+    """Return the columns of two vectors of items that a period of the log makes."""
+    return {
+        "key": vector_key(ids, period),
+        "item_id": ids,
+        "period": pa.array([period] * len(ids)),
+        "context": vector_array(context),
+        "target": vector_array(target),
+    }
 
 
 @dg.asset(
@@ -171,15 +177,12 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     build = lake.unchanged("item_space", inputs)
     what = "unchanged"
     if build is None:
-        kept, matrix = _kept(lake)
+        content, log = load_content(lake), load_sequences(lake)
+        kept, matrix = _kept(lake, content, leave_last_out(log))
         what = f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
-        stored, past = kept or _fitted(lake)
-        everything = stored.space.learn(
-            load_content(lake),
-            evidence(lake, stored, "all"),
-            load_sequences(lake),
-            steps=past.steps,
-        )
+        stored, past = kept or _fitted(lake, content, leave_last_out(log))
+        known = evidence(lake, stored, "all")
+        everything = stored.space.learn(content, known, log, steps=past.steps)
         written = _residuals(lake, {"train": past.residuals, "all": everything})
         metadata = {
             "space_id": stored.space_id,
@@ -201,7 +204,9 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     )
 
 
-def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Trained] | None, list[dict[str, float]]]:
+def _kept(
+    lake: Lake, content: Content, split: Split
+) -> tuple[tuple[StoredSpace, Trained] | None, list[dict[str, float]]]:
     """The released space, if the last release's users still find what they want in today's items.
 
     And R@10 of old and new users among old and new items, at every dim. Both sides hold the
@@ -210,13 +215,11 @@ def _kept(lake: Lake) -> tuple[tuple[StoredSpace, Trained] | None, list[dict[str
     release, stored = lake.shown(), released_space(lake)
     if release is None or stored is None:
         return None, []
-    ids, content = load_ids(lake), load_content(lake)
-    split = leave_last_out(load_sequences(lake))
     before = load_collaborative(lake, "train", at=release.tables["collaborative_vectors"])
     past = load_residuals(lake, "train", at=release.tables["item_residuals"])
     known = evidence(lake, stored, "train")
-    now = stored.space.relearn(content, known, split)
-    older = stored.space.views(content, stored.turned(before, ids), past)
+    now = relearn(stored.space, content, known, split)
+    older = stored.space.views(content, stored.turned(before, load_ids(lake)), past)
     newer = stored.space.views(content, known, now.residuals)
     cases = trial(split, on="validation", max_users=JUDGES, seed=lake.settings.seed)
     old, new = ((views.fused_context, views.fused_target) for views in (older, newer))
@@ -235,23 +238,17 @@ def _residuals(lake: Lake, periods: Mapping[str, Residuals]) -> dict[str, int]:
     ids, tables = load_ids(lake), []
     for period, found in periods.items():
         some = np.flatnonzero(found.context.any(axis=1) | found.target.any(axis=1))
-        here = ids.take(pa.array(some))
-        columns = {
-            "key": vector_key(here, period),
-            "item_id": here,
-            "period": pa.array([period] * len(here)),
-            "context": vector_array(found.context[some].astype(np.float16)),
-            "target": vector_array(found.target[some].astype(np.float16)),
-        }
+        context, target = (rows[some].astype(np.float16) for rows in (found.context, found.target))
+        columns = _of_period(ids.take(pa.array(some)), period, context, target)
         tables.append(pa.table(columns, schema=residuals_schema(found.context.shape[1])))
     return {"item_residuals": lake.tables.replace("item_residuals", pa.concat_tables(tables))}
 
 
-def _fitted(lake: Lake) -> tuple[StoredSpace, Trained]:
+def _fitted(lake: Lake, content: Content, split: Split) -> tuple[StoredSpace, Trained]:
     """Fit a space to the training period and store it."""
     space, _, residuals = fit(
-        load_content(lake),
-        leave_last_out(load_sequences(lake)),
+        content,
+        split,
         recipe=Recipe(**lake.built("collaborative_vectors").metadata["recipe"]),
         dims=lake.settings.dims,
         seed=lake.settings.seed,

@@ -169,11 +169,7 @@ def collaborative_schema(dim: int) -> pa.Schema:
     """Return the schema of `collaborative_vectors`; period is "train" or "all"."""
     return pa.schema(
         [
-            required("key", pa.string()),
-            required("item_id", pa.string()),
-            required("period", pa.string()),
-            required("context", pa.list_(pa.float32(), dim)),
-            required("target", pa.list_(pa.float32(), dim)),
+            *_by_period(pa.list_(pa.float32(), dim)),
             required("support", pa.int32()),
         ]
     )
@@ -181,15 +177,13 @@ def collaborative_schema(dim: int) -> pa.Schema:
 
 def residuals_schema(dim: int) -> pa.Schema:
     """Return the schema of `item_residuals`; period is "train" or "all"."""
-    return pa.schema(
-        [
-            required("key", pa.string()),
-            required("item_id", pa.string()),
-            required("period", pa.string()),
-            required("context", pa.list_(pa.float16(), dim)),
-            required("target", pa.list_(pa.float16(), dim)),
-        ]
-    )
+    return pa.schema(_by_period(pa.list_(pa.float16(), dim)))
+
+
+def _by_period(vector: pa.DataType) -> list[pa.Field]:
+    """Return the fields of two vectors of an item that a period of the log makes."""
+    names = ("key", "item_id", "period")
+    return [required(n, pa.string()) for n in names] + [required(role, vector) for role in ROLES]
 
 
 def item_vectors_schema(columns: Sequence[str], width: int) -> pa.Schema:

@@ -14,8 +14,10 @@ from alignment.floors import Ranked
 from alignment.interactions import from_log, leave_last_out
 from alignment.statistics import Paired
 from benchmarks.figures import Report
-from benchmarks.quality import averaged, id_order, main, report_beauty, report_gains, save, stored
+from benchmarks.lab import averaged, id_order
+from benchmarks.quality import main, report_beauty, report_gains, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
+from benchmarks.terms import DIALS, SCHEDULES
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,9 @@ def folder(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *parts: str) -> list[dict[str, object]]:
-    main([str(folder / "catalogue"), "--folder", str(folder), "--seeds", "2", "--parts", *parts])
+def run(folder: Path, *parts: str, seeds: int = 2) -> list[dict[str, object]]:
+    options = ["--folder", str(folder), "--seeds", str(seeds), "--parts", *parts]
+    main([str(folder / "catalogue"), *options])
     return stored(folder / "quality.jsonl")
 
 
@@ -66,6 +69,23 @@ def test_a_second_run_reads_its_stages_and_says_the_same(folder: Path):
     after = [row for row in run(folder, "floors", "views") if row["part"] in ("floors", "views")]
     assert after == before
     assert {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()} == stages
+
+
+def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
+    found = run(folder, "terms", "one_moment", "night_after_night", seeds=1)
+    rows = {
+        part: [row for row in found if row["part"] == part] for part in {r["part"] for r in found}
+    }
+    tried = {row["slice"]: row for row in rows["terms"] if row["dim"] == 16 and not row["masked"]}
+    assert len(tried) == len(SCHEDULES) + len(DIALS)
+    assert {row["split"] for row in tried.values()} == {"validation"}
+    assert tried["no residuals"]["R@20"] != tried["as released"]["R@20"]
+    assert tried["content alone"]["R@20"] != tried["co-visits alone"]["R@20"]
+    assert {row["split"] for row in rows["one_moment"]} == {"one moment"}
+    assert {row["vectors"] for row in rows["one_moment"]} >= {"fused", "popularity"}
+    nights = [row for row in rows["night_after_night"] if row["dim"] == 16]
+    assert [row["slice"] for row in nights] == [f"night {k}" for k in range(1, 6)]
+    assert all(row["R@10"] > 0 and row["ratio to the night before"] > 0 for row in nights)
 
 
 def test_consumer_b_runs_in_processes_and_is_kept(tmp_path: Path):

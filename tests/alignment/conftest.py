@@ -2,8 +2,9 @@
 
 import pytest
 
+from alignment.fit import Fitted, fit
 from alignment.interactions import Split, leave_last_out
-from alignment.space import Fitted, ItemSpace, Views, fit
+from alignment.space import ItemSpace, Views
 from tests.alignment.world import DIMS, World, plant
 
 

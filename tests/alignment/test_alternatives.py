@@ -7,8 +7,8 @@ import pytest
 
 from alignment.alternatives import held_out
 from alignment.collaborative import METHODS, Collaborative, Recipe, factorise
+from alignment.fit import fit
 from alignment.interactions import Split, from_log
-from alignment.space import fit
 from tests.alignment.world import DIMS, World
 
 ALTERNATIVES = METHODS[1:]

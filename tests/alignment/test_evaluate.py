@@ -20,8 +20,9 @@ from alignment.evaluate import (
     within,
     without,
 )
+from alignment.fit import fit
 from alignment.interactions import Split, from_log
-from alignment.space import ItemSpace, Views, fit
+from alignment.space import ItemSpace, Views
 from alignment.whiten import Encoded
 from tests.alignment.world import DIMS, World, content_of
 

@@ -39,7 +39,9 @@ def test_a_novelty_favours_new_targets_at_every_prefix(rows: Vectors, dim: int) 
     support[1] = 0
     context, target = (prefix(part, dim) for part in fused(rows, rows, support, Dial(novelty=1.2)))
     old, new = context[0] @ target[0], context[0] @ target[1]
-    assert 1.19 < new / old < (0.6 / 0.8) / (0.5 / np.sqrt(1 - 0.5**2))
+    known, novel = reach(support[:2], Dial(novelty=1.2)).ravel()
+    least, most = novel / known, novel / known * np.sqrt((1 - known**2) / (1 - novel**2))
+    assert least - 1e-6 < new / old < most
 
 
 def test_what_is_new_fades_with_the_first_events() -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from alignment.collaborative import Collaborative
+from alignment.fit import Fitted, fit, relearn
 from alignment.fuse import Residuals
 from alignment.interactions import Split, from_log, leave_last_out
-from alignment.space import Fitted, ItemSpace, Views, fit, nothing
+from alignment.space import ItemSpace, Views, nothing
 from alignment.whiten import Content, Encoded
 from matryoshka.prefix import prefix, unit
 from tests.alignment.world import DIMS, World, content_of, only_text, plant
@@ -255,7 +256,7 @@ def test_a_kept_space_learns_as_it_did_and_as_long(
     world: World, split: Split, fitted: Fitted
 ) -> None:
     space, known, added = fitted
-    again = space.relearn(world.content, known, split)
+    again = relearn(space, world.content, known, split)
     assert again.steps == space.steps
     np.testing.assert_array_equal(again.residuals.target, added.target)
     by_steps = space.learn(world.content, known, split.train)

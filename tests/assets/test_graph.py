@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alignment.collaborative import Recipe
+from alignment.fit import fit
 from alignment.interactions import leave_last_out
-from alignment.space import fit
 from assets.lake import open_lake
 from assets.run import Outcome, materialize
 from assets.sample import planted

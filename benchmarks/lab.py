@@ -1,0 +1,181 @@
+"""What benchmarks/quality.py measures with: a catalogue as arrays, and vectors fitted to it once.
+
+It knows stages and how rows of figures look; which figures are asked for, it does not.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from alignment import evaluate
+from alignment.consumer import Floats, Trial, figures, trial
+from alignment.fit import relearn
+from alignment.floors import Ranked, behaviour_floors, content_floors
+from alignment.interactions import Ints, Sequences, Split, leave_last_out
+from alignment.space import ItemSpace, Views
+from alignment.whiten import Bits, Content
+from assets.inputs import load_ids
+from assets.lake import open_lake
+from assets.run import materialize
+from assets.settings import FILE, load, write_default
+from assets.space import load_sequences
+from assets.stored import load_content
+from benchmarks.stages import Stages, sources
+
+MIDDLE = 128  # the dim of every comparison
+Row = dict[str, Any]
+Rows = list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A catalogue as arrays; order: what its items' ids say of their order, where that leaks."""
+
+    name: str
+    content: Content
+    sequences: Sequences
+    split: Split
+    dims: tuple[int, ...]
+    order: Ints | None
+
+    @property
+    def middle(self) -> int:
+        """The dim of comparisons: MIDDLE, or the widest."""
+        return MIDDLE if MIDDLE in self.dims else max(self.dims)
+
+
+def load_shop(catalogue: Path, folder: Path) -> Shop:
+    """Read a catalogue from its store, which is made first if there is none."""
+    settings_file = folder / FILE
+    if not settings_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_default(settings_file, catalogue=str(catalogue.resolve()), store="store")
+    settings = load(settings_file)
+    if not Path(settings.store).exists():
+        outcome = materialize(settings_file)
+        if not outcome.succeeded:
+            raise RuntimeError("; ".join(outcome.failures))
+    with open_lake(settings) as lake:
+        ids, content, sequences = load_ids(lake), load_content(lake), load_sequences(lake)
+    split = leave_last_out(sequences)
+    order = id_order(catalogue, ids)
+    return Shop(catalogue.resolve().name, content, sequences, split, settings.dims, order)
+
+
+def id_order(catalogue: Path, ids: Any) -> Ints | None:
+    """Rank items by ASIN; None in a catalogue without them."""
+    items = catalogue / "items.parquet"
+    if not items.exists() or "asin" not in pq.read_schema(items).names:
+        return None
+    table = pq.read_table(items, columns=["item_id", "asin"])
+    known = table["asin"].take(pc.index_in(ids, table["item_id"].combine_chunks()))
+    return np.unique(known.to_numpy(zero_copy_only=False), return_inverse=True)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """What the parts measure with: a shop, its stages, and a seed per repetition."""
+
+    shop: Shop
+    stages: Stages
+    seeds: tuple[int, ...]
+
+    def fitted(
+        self, shop: Shop, seed: int, like: ItemSpace | None = None
+    ) -> tuple[ItemSpace, Views]:
+        """Fit vectors to a shop: the whole one, or one that lacks something."""
+
+        def make() -> dict[str, np.ndarray]:
+            space, views = evaluate.published(
+                shop.content, shop.split, dims=shop.dims, seed=seed, like=like
+            )
+            described = np.array(json.dumps(space.description()))
+            parts = {f"view.{name}": getattr(views, name) for name in Views.__slots__}
+            learnt = {f"space.{name}": value for name, value in space.arrays().items()}
+            return {"description": described, **parts, **learnt}
+
+        key = (sources(), shop.content, shop.split, shop.dims, seed, like and like.basis_id)
+        kept = self.stages.keep("fit", key, make)
+        learnt = {n.removeprefix("space."): v for n, v in kept.items() if n.startswith("space.")}
+        space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
+        return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
+
+    def refreshed(self, shop: Shop, space: ItemSpace) -> evaluate.Roles:
+        """Make the fused vectors of a grown shop in a space that is kept."""
+
+        def make() -> dict[str, np.ndarray]:
+            known = space.factorise(shop.split.train)
+            added = relearn(space, shop.content, known, shop.split).residuals
+            found = space.views(shop.content, known, added)
+            return {"context": found.fused_context, "target": found.fused_target}
+
+        key = (sources(), shop.content, shop.split, space.basis_id)
+        kept = self.stages.keep("refresh", key, make)
+        return kept["context"], kept["target"]
+
+    def ranked(
+        self, fitted: tuple[ItemSpace, Views], cases: Trial, *, among: Bits | None = None
+    ) -> list[Ranked]:
+        """Rank for a trial's users by every view at every dim, histories read as the space says."""
+        space, views = fitted
+        dims, cases = self.shop.dims, cases.faded(space.recency)
+        return self.stages.keep_ranks(
+            "views",
+            (views, cases, dims, among),
+            lambda: evaluate.ranked(views, cases, dims, among=among),
+        )
+
+    def floors(self) -> list[Ranked]:
+        """Rank the test targets by every floor."""
+        shop, seed = self.shop, self.seeds[0]
+        found = self.stages.keep_ranks(
+            "behaviour_floors",
+            (shop.split, shop.dims, seed),
+            lambda: behaviour_floors(shop.split, self.cases, dims=shop.dims, seed=seed),
+        )
+        return found + self.content_floors(self.cases)
+
+    def content_floors(self, cases: Trial) -> list[Ranked]:
+        """Rank for a trial's users by plain content, their histories as the first space says."""
+        shop = self.shop
+        cases = cases.faded(self.fitted(shop, self.seeds[0])[0].recency)
+        return self.stages.keep_ranks(
+            "content_floors",
+            (shop.content, cases, shop.dims),
+            lambda: content_floors(shop.content, cases, dims=shop.dims),
+        )
+
+    @property
+    def cases(self) -> Trial:
+        """All test targets."""
+        return trial(self.shop.split, on="test")
+
+    def views(self) -> list[list[Ranked]]:
+        """Rank the test targets by the vectors of every seed."""
+        return [self.ranked(self.fitted(self.shop, s), self.cases) for s in self.seeds]
+
+    def rows(self, runs: Sequence[Sequence[Ranked]], slice: str, consumer: str = "A") -> Rows:
+        """Return a row per vectors, dim and masking of runs that differ by their seed."""
+        return [
+            {"catalog": self.shop.name, "vectors": same[0].vectors, "consumer": consumer}
+            | {"dim": same[0].dim, "split": "leave-last-out", "masked": masked, "slice": slice}
+            | averaged([each.ranks.masked if masked else each.ranks.unmasked for each in same])
+            for same in zip(*runs, strict=True)
+            for masked in (False, True)
+        ]
+
+
+def averaged(seeds: Sequence[Floats]) -> Row:
+    """Mean figures of one ranking per seed; se: of one seed's R@10 over users; sd: over seeds."""
+    each = [figures(ranks) for ranks in seeds]
+    row = {name: float(np.mean([f[name] for f in each])) for name in ("R@10", "N@10", "R@20", "se")}
+    row["seeds"] = len(seeds)
+    if len(seeds) > 1:
+        row["sd"] = float(np.std([f["R@10"] for f in each], ddof=1))
+    return row
