@@ -10,22 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from alignment import choose, residuals
+from alignment.aligned import fit_head
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.fuse import Dial, Residuals, compacted, fused, ordered
-from alignment.interactions import Sequences, Split, pairs, playing_cold
+from alignment.interactions import Sequences, Split, playing_cold
 from alignment.map import fit_map
 from alignment.space import Anchors, ItemSpace
 from alignment.whiten import Content, ContentBlock
 from matryoshka.head import Head, identity
 from matryoshka.prefix import Vectors
-from matryoshka.train import fit as fit_head
 
 Progress = Callable[[int, int, str], None]
 VALIDATION_USERS = 3000
 ANCHORS = 4096
-PAIR_WINDOW = 5
-MAX_PAIRS = 2_000_000
 
 
 class Looks:
@@ -119,7 +117,7 @@ def fit(
     every = replace(judge, dims=dims)
     rows = block(content)
     space = _begun(block, rows, known, recipe, every, seed=seed, like=like)
-    space = replace(space, head=_head(rows, split.train, every, seed=seed))
+    space = replace(space, head=_head(space, rows, split.train, every))
     fitted = _learnt(space, rows, known, split.train, every, like=like)
     looks.finish("fitted the item space")
     return fitted
@@ -196,11 +194,15 @@ def _improved(
     seq: Sequences,
     judge: choose.Judge,
 ) -> residuals.Trained:
-    """Train residuals for as long as the judge likes them better, or to the end without one."""
+    """Train residuals for as long as the judge likes them better, or to the end without one.
+
+    New items reach as far as known ones meanwhile, whatever is chosen for them afterwards.
+    """
+    level = replace(space.dial, novelty=1.0)
 
     def quality(found: Residuals) -> float:
         judge.look("training on the log")
-        return judge(*fused(*ready, known.support, space.dial, found))
+        return judge(*fused(*ready, known.support, level, found))
 
     return space.train(*ready, seq, quality=quality if len(judge.cases) else None)
 
@@ -217,15 +219,20 @@ def _novel(
     return choose.choose_novelty(space.dial, *ready, found.residuals, hidden.support, judge)
 
 
-def _head(rows: Vectors, train: Sequences, judge: choose.Judge, *, seed: int) -> Head:
+def _head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Judge) -> Head:
     def quality(head: Head) -> float:
         judge.look("training the nested head")
         aligned = head(rows)
         return judge(aligned, aligned)
 
-    found = pairs(train, window=PAIR_WINDOW, limit=MAX_PAIRS, seed=seed)
-    checked = quality if len(judge.cases) else None
-    return fit_head(rows, found, judge.dims, seed=seed, quality=checked)
+    return fit_head(
+        rows,
+        seq,
+        space.dims,
+        recency=space.recency,
+        seed=space.seed,
+        quality=quality if len(judge.cases) else None,
+    )
 
 
 def _anchors(known: Collaborative) -> Anchors:

@@ -27,7 +27,7 @@ class Dial:
     """
 
     novelty: float = 1.1
-    share: float = 0.5
+    share: float = 1 / 3
     n0: float = 10.0
     bound: float = 1.0
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from matryoshka.pairs import Pairs
-
 COLD_SHARE = 0.1
 Ints = NDArray[np.int64]
 Rows = NDArray[np.int32]
@@ -106,24 +104,3 @@ def leave_last_out(seq: Sequences) -> Split:
 def playing_cold(n: int, *, seed: int) -> NDArray[np.bool_]:
     """Draw the items that play cold: bool [n]."""
     return np.random.default_rng(seed).random(n) < COLD_SHARE
-
-
-def pairs(seq: Sequences, *, window: int, limit: int, seed: int) -> Pairs:
-    """Pair different items within `window` steps of a user, both ways round.
-
-    A pair weighs one over the events of its user, so that no user dominates. Above `limit` pairs, a
-    sample is returned.
-    """
-    users = seq.users
-    left, right, owner = [seq.items[:0]], [seq.items[:0]], [users[:0]]
-    for gap in range(1, min(window, seq.longest - 1) + 1):
-        near = (users[:-gap] == users[gap:]) & (seq.items[:-gap] != seq.items[gap:])
-        left.append(seq.items[:-gap][near])
-        right.append(seq.items[gap:][near])
-        owner.append(users[gap:][near])
-    a, b, u = np.concatenate(left), np.concatenate(right), np.concatenate(owner)
-    if 2 * len(a) > limit:
-        some = np.random.default_rng(seed).choice(len(a), limit // 2, replace=False)
-        a, b, u = a[some], b[some], u[some]
-    weight = 1 / seq.lengths[u]
-    return Pairs(np.concatenate([a, b]), np.concatenate([b, a]), np.concatenate([weight, weight]))

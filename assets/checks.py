@@ -1,7 +1,7 @@
-"""What must hold before a release is visible: the arithmetic of the blocking checks.
+"""What must hold before a release is visible: the arithmetic of the checks.
 
-Each check returns a verdict with the sentence a person reads; Dagster makes them gates. Limits are
-constants here, since a gate that a setting can open is not a gate.
+Each check returns a verdict with the sentence a person reads; Dagster makes it a gate or a warning.
+Limits are constants here, since a gate that a setting can open is not a gate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from encoders.encoder import Vectors
 SHRINKAGE = 0.5  # a feed that lost half of its items is taken for a broken feed
 UNIT = 1e-3  # how far a row's norm may be from 1
 LOSS = 0.9  # of the last release's recall; less than this, beyond noise, is a regression
+FLOORS = ("popularity", "transitions", "transitions_svd", "item_knn")
 USERS = 100  # fewer evaluated users than this say nothing about recall
 
 
@@ -68,11 +69,28 @@ def beats_popularity(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """The widest fused vector finds more of what users did next than the popular items do."""
     fused, floor = _warm(rows, "fused"), _warm(rows, "popularity")
     if fused is None or floor is None or fused["users"] < USERS:
-        users = fused["users"] if fused else 0
-        return Verdict(True, f"{users} users with a history: too few to measure", {})
+        return _too_few(fused)
     passed = fused["R@20"] + 2 * _error(fused) >= floor["R@20"]
     reason = f"recall@20 {fused['R@20']:.4f}, popularity {floor['R@20']:.4f}"
     return Verdict(passed, reason, {"fused": fused["R@20"], "popularity": floor["R@20"]})
+
+
+def beats_every_floor(rows: Sequence[Mapping[str, Any]]) -> Verdict:
+    """The widest fused vector finds no less than any floor, beyond twice the noise."""
+    fused = _warm(rows, "fused")
+    floors = [found for name in FLOORS if (found := _warm(rows, name))]
+    if fused is None or not floors or fused["users"] < USERS:
+        return _too_few(fused)
+    best = max(floors, key=lambda row: row["R@20"])
+    passed = fused["R@20"] + 2 * _error(fused) >= best["R@20"]
+    reason = f"recall@20 {fused['R@20']:.4f}, {best['vectors']} {best['R@20']:.4f}"
+    numbers = {row["vectors"]: row["R@20"] for row in (fused, *floors)}
+    return Verdict(passed, reason, numbers)
+
+
+def _too_few(fused: Mapping[str, Any] | None) -> Verdict:
+    users = fused["users"] if fused else 0
+    return Verdict(True, f"{users} users with a history: too few to measure", {})
 
 
 def holds_against(

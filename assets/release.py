@@ -21,7 +21,7 @@ from assets.inputs import (
     vectors_inputs,
 )
 from assets.lake import Lake
-from assets.report import markdown_table, recall_plot, verdict
+from assets.report import markdown_table, recall_plot, verdict, warning
 from assets.space import load_sequences
 from assets.stored import VIEWS, evidence, load_content, load_residuals, load_space
 from encoders.spec import MODALITIES
@@ -38,6 +38,7 @@ PINNED = ("items", "interactions", "item_descriptions", *UPSTREAM)
     check_specs=[
         dg.AssetCheckSpec("beats_popularity", asset="quality", blocking=True),
         dg.AssetCheckSpec("holds_against_the_last_release", asset="quality", blocking=True),
+        dg.AssetCheckSpec("beats_every_floor", asset="quality"),
     ],
 )
 def quality(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
@@ -58,7 +59,10 @@ def quality(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
             "cold": markdown_table(cold),
             "evaluation seconds": build.metadata["seconds"],
         },
-        check_results=[verdict(lake, *found) for found in _verdicts(lake, rows).items()],
+        check_results=[
+            *(verdict(lake, *found) for found in _verdicts(lake, rows).items()),
+            warning("beats_every_floor", checks.beats_every_floor(rows)),
+        ],
     )
 
 

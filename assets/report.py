@@ -103,6 +103,17 @@ def _short(value: Any) -> Any:
     return value if not isinstance(value, str) or len(value) <= 80 else f"{value[:79]}…"
 
 
+def warning(name: str, found: Verdict) -> dg.AssetCheckResult:
+    """Show the verdict of a check that warns and stops nothing."""
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=found.passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=found.reason,
+        metadata=found.numbers,
+    )
+
+
 def verdict(lake: Lake, name: str, found: Verdict) -> dg.AssetCheckResult:
     """Show a check's verdict, its sentence and its numbers; a failure blocks what comes after.
 

@@ -23,7 +23,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: per asset its metadata and seconds, and the first failure if any."""
+    """How a run ended: per asset its metadata and seconds, what failed, and what only warns."""
 
     settings: Settings
     settings_file: Path
@@ -33,6 +33,7 @@ class Outcome:
     peak_bytes: int
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def materialize(settings_file: Path, *, accept: Sequence[str] = (), retry: bool = False) -> Outcome:
@@ -67,6 +68,7 @@ def materialize(settings_file: Path, *, accept: Sequence[str] = (), retry: bool 
         peak_bytes=process_peak(),
         assets=_in_order(dict(_materialized(result)), seconds),
         failures=list(dict.fromkeys(_failures(result))),
+        warnings=list(failed_checks(result, blocking=False)),
     )
 
 
@@ -90,13 +92,19 @@ def _materialized(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str, dict
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    yield from failed_checks(result, blocking=True)
+    for event in result.all_events:
+        if event.event_type in FAILED and (message := _cause(event)):
+            yield message
+
+
+def failed_checks(result: dg.ExecuteInProcessResult, *, blocking: bool) -> Iterator[str]:
+    """Say which checks failed that stop a run, or which that do not, and why."""
     for event in result.all_events:
         if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
-            if not check.passed and check.blocking:
+            if not check.passed and check.blocking == blocking:
                 yield f"{check.check_name}: {check.description}"
-        elif event.event_type in FAILED and (message := _cause(event)):
-            yield message
 
 
 def _cause(event: DagsterEvent) -> str | None:

@@ -22,6 +22,8 @@ def print_run(outcome: Outcome, *, as_json: bool = False) -> None:
         _print_lines(outcome)
     else:
         _print_table(outcome)
+    for warning in outcome.warnings:
+        print(f"itemnest: warning: {warning}", file=sys.stderr)
     for failure in outcome.failures:
         print(f"itemnest: {failure}", file=sys.stderr)
     if not outcome.succeeded:
@@ -35,6 +37,7 @@ def _print_lines(outcome: Outcome) -> None:
         plain = {key: value for key, value in metadata.items() if _is_plain(value)}
         print(json.dumps({"asset": name, **plain}))
     whole = {"run": outcome.run_id, "succeeded": outcome.succeeded, "failures": outcome.failures}
+    whole["warnings"] = outcome.warnings
     print(json.dumps({**whole, "seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}))
 
 

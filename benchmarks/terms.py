@@ -1,17 +1,20 @@
-"""Each part of how fused vectors are made, on and off: recall on the validation targets.
+"""Each part of how fused and aligned vectors are made, on and off: recall on validation targets.
 
 One seed, in the space that was fitted with it; what a row changes is made anew, all else stays. It
 is where choices were made, so no figure here is a claim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
-from alignment import residuals
+from alignment import aligned, residuals
 from alignment.consumer import by_cosine, rank, trial
+from alignment.evaluate import Roles
 from alignment.floors import Ranked
 from alignment.fuse import Dial, Residuals, compacted, fused, ordered
-from alignment.residuals import DEFAULT_SCHEDULE, Schedule
+from alignment.reading import Schedule
+from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import ItemSpace
 from benchmarks.lab import Lab, Rows
 from benchmarks.stages import sources
@@ -20,7 +23,6 @@ PLAIN = replace(DEFAULT_SCHEDULE, steps=0)
 SCHEDULES: Mapping[str, Schedule] = {
     "as released": DEFAULT_SCHEDULE,
     "no residuals": PLAIN,
-    "the next event only": replace(DEFAULT_SCHEDULE, ahead=0.0),
     "dims drawn evenly": replace(DEFAULT_SCHEDULE, always=0),
     "256 candidates": replace(DEFAULT_SCHEDULE, candidates=256),
     "rate .001": replace(DEFAULT_SCHEDULE, rate=1e-3),
@@ -28,29 +30,56 @@ SCHEDULES: Mapping[str, Schedule] = {
 DIALS: Mapping[str, Mapping[str, float]] = {
     "content alone": {"share": 1.0},
     "co-visits alone": {"share": 0.0},
-    "a third of content": {"share": 0.33},
+    "half content": {"share": 0.5},
     "n0 of 3": {"n0": 3.0},
+}
+HEADS: Mapping[str, Schedule] = {
+    "as trained": aligned.DEFAULT_SCHEDULE,
+    "no head": replace(aligned.DEFAULT_SCHEDULE, steps=0),
+    "dims drawn evenly": replace(aligned.DEFAULT_SCHEDULE, always=0),
+    "256 candidates": replace(aligned.DEFAULT_SCHEDULE, candidates=256),
+    "rate .002": replace(aligned.DEFAULT_SCHEDULE, rate=2e-3),
 }
 
 
 def terms(lab: Lab) -> Rows:
-    """Train with each part changed, for as many steps as the release was."""
+    """Train with each part changed: fused for as long as was released, heads to the end."""
     space = lab.fitted(lab.shop, lab.seeds[0])[0]
-    tried = [(what, space.dial, schedule) for what, schedule in SCHEDULES.items()]
-    tried += [(what, replace(space.dial, **news), DEFAULT_SCHEDULE) for what, news in DIALS.items()]
     rows: Rows = []
-    for what, dial, schedule in tried:
+    for vectors, what, change, make in _tried(lab, space):
         found = lab.stages.keep_ranks(
             "terms",
-            (sources(), lab.shop.content, lab.shop.split, space.basis_id, dial, schedule),
-            lambda dial=dial, schedule=schedule: _ranked(lab, space, dial, schedule),
+            (sources(), lab.shop.content, lab.shop.split, space.basis_id, vectors, change),
+            lambda vectors=vectors, make=make: _ranked(lab, space, vectors, make()),
         )
         rows += [row | {"split": "validation"} for row in lab.rows([found], what)]
     return rows
 
 
-def _ranked(lab: Lab, space: ItemSpace, dial: Dial, schedule: Schedule) -> list[Ranked]:
-    """Make the fused vectors of a dial and a schedule, and rank the validation targets by them."""
+def _tried(lab: Lab, space: ItemSpace) -> Iterator[tuple[str, str, object, Callable[[], Roles]]]:
+    """Yield which vectors, what is changed about them, all that it means, and how to make them."""
+    for what, schedule in SCHEDULES.items():
+        yield "fused", what, schedule, partial(_fused, lab, space, space.dial, schedule)
+    for what, news in DIALS.items():
+        dial = replace(space.dial, **news)
+        yield "fused", what, dial, partial(_fused, lab, space, dial, DEFAULT_SCHEDULE)
+    for what, schedule in HEADS.items():
+        yield "aligned", what, schedule, partial(_aligned, lab, space, schedule)
+
+
+def _ranked(lab: Lab, space: ItemSpace, vectors: str, roles: Roles) -> list[Ranked]:
+    cases = trial(lab.shop.split, on="validation").faded(space.recency)
+    return [Ranked(vectors, dim, rank(by_cosine(*roles, dim=dim), cases)) for dim in lab.shop.dims]
+
+
+def _aligned(lab: Lab, space: ItemSpace, schedule: Schedule) -> Roles:
+    rows, train = space.block(lab.shop.content), lab.shop.split.train
+    options = {"recency": space.recency, "seed": space.seed, "schedule": schedule}
+    found = aligned.fit_head(rows, train, space.dims, **options)(rows)
+    return found, found
+
+
+def _fused(lab: Lab, space: ItemSpace, dial: Dial, schedule: Schedule) -> Roles:
     train, rows = lab.shop.split.train, space.block(lab.shop.content)
     known = space.factorise(train)
     basis = compacted(rows, known, space.map, dial, width=space.width)
@@ -65,6 +94,4 @@ def _ranked(lab: Lab, space: ItemSpace, dial: Dial, schedule: Schedule) -> list[
         steps=min(space.steps, schedule.steps),
         schedule=schedule,
     ).residuals
-    roles = fused(*ready, known.support, dial, added)
-    cases = trial(lab.shop.split, on="validation").faded(space.recency)
-    return [Ranked("fused", dim, rank(by_cosine(*roles, dim=dim), cases)) for dim in lab.shop.dims]
+    return fused(*ready, known.support, dial, added)

@@ -9,6 +9,7 @@ with them would count what they have already seen. To serve, train on the whole 
 
 import argparse
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic
 
@@ -27,6 +28,7 @@ LOG = """
     ORDER BY user_id, timestamp, item_id
 """
 History = NDArray[np.int64]  # rows of the matrix, oldest first
+After = Callable[[Tensor, Tensor], Tensor]  # scores of all items, by histories and their last place
 
 
 class SASRec(nn.Module):
@@ -56,6 +58,10 @@ class SASRec(nn.Module):
     def scores(self, states: Tensor) -> Tensor:
         """Return [..., n + 1]: how well every item, padding too, follows the states."""
         return states @ self.adapter(self.items.weight).T
+
+    def after(self, rows: Tensor, ends: Tensor) -> Tensor:
+        """Return [b, n + 1]: how well every item follows event ends[b] of histories [b, t]."""
+        return self.eval().scores(self(rows)[torch.arange(len(rows)), ends])
 
 
 def histories(store: ItemStore, matrix: ItemMatrix) -> list[History]:
@@ -94,7 +100,7 @@ def train(model: SASRec, past: list[History], epochs: int) -> None:
 
 
 @torch.no_grad()
-def recall(model: SASRec | None, past: list[History], last: list[int], items: int) -> float:
+def recall(after: After | None, past: list[History], last: list[int], items: int) -> float:
     """Return how often the last event is among the 20 best items that the user has not had.
 
     None ranks by popularity.
@@ -104,9 +110,9 @@ def recall(model: SASRec | None, past: list[History], last: list[int], items: in
     for start in range(0, len(past), BATCH):
         part = past[start : start + BATCH]
         scores = popular.expand(len(part), items).clone()
-        if model is not None:
+        if after is not None:
             ends = torch.tensor([min(len(rows), LENGTH) - 1 for rows in part])
-            scores = model.eval().scores(model(padded(part))[torch.arange(len(part)), ends])
+            scores = after(padded(part), ends)
         for row, rows in zip(scores, part, strict=True):
             row[rows] = -torch.inf
         scores[:, 0] = -torch.inf
@@ -136,7 +142,7 @@ def main() -> None:
     print(json.dumps({"model": "popularity", "recall@20": round(floor, 4), **told}))
     started = monotonic()
     train(model, past, asked.epochs)
-    found = recall(model, past, last, len(matrix.ids))
+    found = recall(model.after, past, last, len(matrix.ids))
     told |= {"view": asked.view, "dim": asked.dim, "seconds": round(monotonic() - started, 1)}
     print(json.dumps({"model": "sasrec", "recall@20": round(found, 4), **told}))
 

@@ -1,32 +1,33 @@
-"""Contrastive loss at several prefixes at once, each normalised on its own: torch, no state."""
+"""Softmax over candidates at several prefixes at once, each read on its own: torch, no state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
-def nested_info_nce(
-    left: Tensor,
-    right: Tensor,
+def nested_softmax(
+    read: Callable[[int], tuple[Tensor, Tensor]],
     dims: Sequence[int],
+    temperatures: Sequence[Tensor],
     *,
-    temperatures: Tensor,
-    log_popularity: Tensor,
+    correction: float,
     forbidden: Tensor,
 ) -> Tensor:
-    """Mean over `dims` of the cross-entropy of pair i against the other right-hand rows.
+    """Mean over `dims` of the cross-entropy of what each query wants against candidates for all.
 
-    left, right: [batch, width], row i of one belongs to row i of the other; temperatures: one per
-    dim; log_popularity: [batch], how often each right-hand row is drawn as a negative (logQ);
-    forbidden: bool [batch, batch], entries that are no negatives (the same item, say).
+    read: of a dim, queries [b, m] and found rows [b + c, m], of which row i < b is what query i
+    wants and the others are candidates; temperatures: one per dim; correction: what is added to the
+    logits of candidates, the log of how many rows each stands for; forbidden: bool [b, c],
+    candidates that are no negatives (what is wanted itself, say).
     """
-    own = torch.arange(len(left))
     losses: list[Tensor] = []
-    for temperature, dim in zip(temperatures, dims, strict=True):
-        a = functional.normalize(left[:, :dim], dim=1)
-        b = functional.normalize(right[:, :dim], dim=1)
-        logits = a @ b.T / temperature - log_popularity
-        losses.append(functional.cross_entropy(logits.masked_fill(forbidden, -torch.inf), own))
+    for dim, temperature in zip(dims, temperatures, strict=True):
+        queries, found = read(dim)
+        queries = queries / temperature
+        own, others = found[: len(queries)], found[len(queries) :]
+        right = (queries * own).sum(1)
+        wrong = (queries @ others.T + correction).masked_fill(forbidden, -torch.inf)
+        every = torch.cat([right[:, None], wrong], dim=1)
+        losses.append((torch.logsumexp(every, dim=1) - right).mean())
     return torch.stack(losses).mean()

@@ -1,106 +1,88 @@
-"""Trains the nested head on pairs of rows that belong together.
+"""Trains rows that are good at every prefix (Kusupati et al., NeurIPS 2022), and keeps the best.
 
-It knows row numbers and arrays. How good a head is, the caller says (`quality`): the best head it
-was shown is kept, and training stops when it no longer improves.
+It knows dims, losses and optimisers; what is read at a dim, and how good it is, the caller says.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from matryoshka.head import Head, identity
-from matryoshka.loss import nested_info_nce
-from matryoshka.pairs import Pairs
-from matryoshka.prefix import Vectors
-
-COOLEST, WARMEST, FIRST = 0.01, 0.2, 0.07  # temperatures
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How long and how fast to train; `logq` scales the popularity correction (0: none)."""
-
-    steps: int = 150
-    batch: int = 512
-    rate: float = 1e-2
-    logq: float = 0.5
-    dims_per_step: int = 2
-    check_every: int = 25
-    patience: int = 2
+COOLEST, WARMEST, FIRST = 0.01, 0.3, 0.07  # temperatures
+HEATING = 1e-2  # their learning rate
+T = TypeVar("T")
+Loss = Callable[[Sequence[int], Sequence[Tensor]], Tensor]  # of dims and their temperatures
 
 
-DEFAULT_SCHEDULE = Schedule()
-
-
-def fit(
-    rows: Vectors,
-    pairs: Pairs,
+def steps(
+    losses: Iterable[tuple[float, Loss]],
+    moving: torch.optim.Optimizer,
     dims: Sequence[int],
     *,
+    per_step: int,
+    always: int,
     seed: int,
-    schedule: Schedule = DEFAULT_SCHEDULE,
-    quality: Callable[[Head], float] | None = None,
-) -> Head:
-    """Train a head over unit rows [n, d]; without pairs it stays the identity.
+) -> Generator[int]:
+    """Train what `moving` holds on (rate, loss) after (rate, loss); yield the number of each step.
 
-    quality: the greater the better, asked every `check_every` steps; the last head is returned
-    without it.
+    per_step: how many of the dims a step reads; always: how many of these are the shortest ones in
+    every step, the others are drawn. A temperature per dim is trained beside.
     """
-    best = identity(rows.shape[1])
-    if not len(pairs):
-        return best
-    top, stale = quality(best) if quality else 0.0, 0
-    with reproducible():
-        for head in _heads(rows, pairs, dims, seed=seed, schedule=schedule):
-            value = quality(head) if quality else top
-            if value >= top:
-                best, top, stale = head, value, 0
-                continue
-            stale += 1
-            if stale > schedule.patience:
-                break
-    return best
-
-
-def _heads(
-    rows: Vectors, pairs: Pairs, dims: Sequence[int], *, seed: int, schedule: Schedule
-) -> Iterator[Head]:
-    """Train step by step; yield the head every `check_every` steps."""
-    rng, table = np.random.default_rng(seed), torch.from_numpy(rows)
-    weight = torch.eye(rows.shape[1], requires_grad=True)
+    rng, some = np.random.default_rng(seed), min(per_step, len(dims))
+    fixed = min(always, some)
     heat = torch.full((len(dims),), float(np.log(FIRST)), requires_grad=True)
-    optimiser = torch.optim.Adam([weight, heat], lr=schedule.rate)
-    chance = np.cumsum(pairs.weight) / pairs.weight.sum()
-    popularity = torch.from_numpy(_log_popularity(pairs, len(rows)) * np.float32(schedule.logq))
-    batch = min(schedule.batch, len(pairs))
-    for step in range(1, schedule.steps + 1):
-        drawn = np.searchsorted(chance, rng.random(batch)).clip(max=len(pairs) - 1)
-        left, right = pairs.left[drawn], pairs.right[drawn]
-        same = (right[:, None] == right) | (left[:, None] == right)
-        np.fill_diagonal(same, False)
-        some = min(schedule.dims_per_step, len(dims))
-        picked = np.sort(rng.choice(len(dims), some, replace=False))
-        loss = nested_info_nce(
-            table[left] @ weight,
-            table[right] @ weight,
-            [dims[k] for k in picked],
-            temperatures=heat[picked].exp().clamp(COOLEST, WARMEST),
-            log_popularity=popularity[right],
-            forbidden=torch.from_numpy(same),
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % schedule.check_every == 0:
-            yield Head(weight.detach().numpy().copy())
+    heating = torch.optim.Adam([heat], lr=HEATING)
+    for step, (rate, loss) in enumerate(losses, start=1):
+        moving.param_groups[0]["lr"] = rate
+        drawn = rng.choice(len(dims) - fixed, some - fixed, replace=False)
+        picked = [*range(fixed), *(fixed + drawn)]
+        heats = heat.exp().clamp(COOLEST, WARMEST)
+        value = loss([dims[k] for k in picked], [heats[k] for k in picked])
+        for optimiser in (heating, moving):
+            optimiser.zero_grad()
+        value.backward()
+        for optimiser in (heating, moving):
+            optimiser.step()
+        yield step
 
 
-def _log_popularity(pairs: Pairs, n: int) -> Vectors:
-    counts = np.bincount(pairs.right, weights=pairs.weight, minlength=n)
-    return np.log(np.maximum(counts / counts.sum(), 1e-9)).astype(np.float32)
+class Best(NamedTuple, Generic[T]):
+    """What was best, and after how many steps it was what it is."""
+
+    found: T
+    steps: int
+
+
+def best(
+    trained: Iterable[int],
+    read: Callable[[], T],
+    *,
+    stop: int,
+    quality: Callable[[T], float] | None,
+    every: int,
+    patience: int,
+) -> Best[T]:
+    """Train up to `stop`, and return the best of what is read off now, every so often, and then.
+
+    quality: the greater the better, training stops when it has not improved `patience` times; the
+    last is returned without it.
+    """
+    kept, stale = Best(read(), 0), 0
+    if not stop:
+        return kept
+    top = quality(kept.found) if quality else -np.inf
+    for step in trained:
+        if step < stop and (quality is None or step % every):
+            continue
+        found = read()
+        value = quality(found) if quality else 0.0
+        kept, top, stale = (Best(found, step), value, 0) if value > top else (kept, top, stale + 1)
+        if step == stop or stale == patience:
+            break
+    return kept
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from store.schema import INTERACTIONS, item_vectors_table
 from store.tables import Tables
 from tests.store.shelf import draft, items
 
-SASREC = Path(__file__).parents[1] / "examples" / "sasrec.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 ITEMS, USERS, EVENTS = 60, 200, 8
 
 
@@ -44,13 +45,28 @@ def publish_ring(uri: Path) -> None:
     releases.publish(tables, draft(pins))
 
 
+def run(example: str, *arguments: str) -> list[dict[str, Any]]:
+    command = [sys.executable, str(EXAMPLES / example), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
 def test_sasrec_learns_from_the_stores_vectors_what_popularity_cannot_tell(tmp_path: Path) -> None:
     publish_ring(tmp_path / "store")
-    command = [sys.executable, str(SASREC), str(tmp_path / "store"), "--view", "content"]
-    ran = subprocess.run(
-        [*command, "--dim", "16", "--epochs", "30"], capture_output=True, text=True, check=True
-    )
-    floor, found = map(json.loads, ran.stdout.splitlines())
+    options = ["--view", "content", "--dim", "16", "--epochs", "30"]
+    floor, found = run("sasrec.py", str(tmp_path / "store"), *options)
     assert (floor["model"], found["model"]) == ("popularity", "sasrec")
     assert (found["users"], found["items"], found["release"]) == (USERS, ITEMS, "r1")
     assert found["recall@20"] > max(0.8, 1.5 * floor["recall@20"])
+
+
+def test_post_alignment_reads_users_by_vectors_and_by_ids(tmp_path: Path) -> None:
+    publish_ring(tmp_path / "store")
+    options = ["--view", "content", "--dim", "16", "--epochs", "30"]
+    rows = {
+        row["model"]: row for row in run("post_alignment.py", str(tmp_path / "store"), *options)
+    }
+    assert list(rows) == ["reader", "ids", "both", "aligned"]
+    assert (rows["both"]["alpha"], rows["aligned"]["alpha"]) == (0.0, 0.1)
+    assert rows["aligned"]["recall@20"] > 0.8
+    assert rows["aligned"]["recall@20"] != rows["both"]["recall@20"]

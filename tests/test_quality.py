@@ -17,7 +17,7 @@ from benchmarks.figures import Report
 from benchmarks.lab import averaged, id_order
 from benchmarks.quality import main, report_beauty, report_gains, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
-from benchmarks.terms import DIALS, SCHEDULES
+from benchmarks.terms import DIALS, HEADS, SCHEDULES
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,16 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     rows = {
         part: [row for row in found if row["part"] == part] for part in {r["part"] for r in found}
     }
-    tried = {row["slice"]: row for row in rows["terms"] if row["dim"] == 16 and not row["masked"]}
-    assert len(tried) == len(SCHEDULES) + len(DIALS)
-    assert {row["split"] for row in tried.values()} == {"validation"}
-    assert tried["no residuals"]["R@20"] != tried["as released"]["R@20"]
-    assert tried["content alone"]["R@20"] != tried["co-visits alone"]["R@20"]
+    tried = {
+        (row["vectors"], row["slice"]): row["R@20"]
+        for row in rows["terms"]
+        if row["dim"] == 16 and not row["masked"]
+    }
+    assert len(tried) == len(SCHEDULES) + len(DIALS) + len(HEADS)
+    assert {row["split"] for row in rows["terms"]} == {"validation"}
+    assert tried["fused", "no residuals"] != tried["fused", "as released"]
+    assert tried["fused", "content alone"] != tried["fused", "co-visits alone"]
+    assert tried["aligned", "no head"] != tried["aligned", "as trained"]
     assert {row["split"] for row in rows["one_moment"]} == {"one moment"}
     assert {row["vectors"] for row in rows["one_moment"]} >= {"fused", "popularity"}
     nights = [row for row in rows["night_after_night"] if row["dim"] == 16]

@@ -1,11 +1,11 @@
-"""Logs as sequences, splits and pairs."""
+"""Logs as sequences and splits."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.interactions import Sequences, from_log, leave_last_out, pairs
+from alignment.interactions import Sequences, from_log, leave_last_out
 
 events = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 9), st.integers(0, 5)), min_size=0, max_size=60
@@ -45,27 +45,6 @@ def test_the_split_takes_the_last_two_events_of_users_with_three(log: list) -> N
         whole = seq.items[seq.indptr[user] : seq.indptr[user + 1]].tolist()
         kept = split.train.items[split.train.indptr[user] : split.train.indptr[user + 1]].tolist()
         assert [*kept, split.validation[place], split.test[place]] == whole
-
-
-@given(events, st.integers(1, 4))
-def test_pairs_are_different_items_within_the_window_both_ways(log: list, window: int) -> None:
-    seq = sequences(log)
-    found = pairs(seq, window=window, limit=10**6, seed=0)
-    both = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
-    expected = {
-        (int(a), int(b))
-        for user in range(seq.n_users)
-        for rows in [seq.items[seq.indptr[user] : seq.indptr[user + 1]]]
-        for place, a in enumerate(rows)
-        for b in rows[max(0, place - window) : place + window + 1]
-        if a != b
-    }
-    assert both == expected
-
-
-def test_pairs_above_the_limit_are_sampled() -> None:
-    seq = sequences([(u, i, i) for u in range(7) for i in range(10)])
-    assert len(pairs(seq, window=3, limit=40, seed=0)) == 40
 
 
 def test_items_outside_the_catalogue_are_refused() -> None:

@@ -52,6 +52,23 @@ def test_fused_below_popularity_is_refused_unless_users_are_too_few() -> None:
     assert checks.beats_popularity([]).passed
 
 
+def test_fused_below_the_best_floor_of_any_kind_is_told() -> None:
+    fused = {**ROW, "R@20": 0.10}
+    floors = [
+        {**ROW, "vectors": "popularity", "dim": None, "R@20": 0.05},
+        {**ROW, "vectors": "transitions_svd", "dim": 64, "R@20": 0.30},
+        {**ROW, "vectors": "transitions_svd", "dim": 128, "R@20": 0.20},
+        {**ROW, "vectors": "item_knn", "dim": None, "R@20": 0.15},
+    ]
+    found = checks.beats_every_floor([fused, *floors])
+    assert not found.passed
+    assert "transitions_svd 0.2000" in found.reason  # at its widest, as fused is
+    assert found.numbers["item_knn"] == 0.15
+    assert checks.beats_every_floor([{**fused, "R@20": 0.19}, *floors]).passed
+    assert checks.beats_every_floor([{**fused, "users": 20}, *floors]).passed
+    assert checks.beats_every_floor([]).passed
+
+
 def test_a_granularity_that_lost_a_tenth_beyond_noise_blocks_the_release() -> None:
     before = [{**ROW, "R@20": 0.300, "se": 0.005}]
     assert checks.holds_against(before, None).passed

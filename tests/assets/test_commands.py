@@ -5,11 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
-from assets.run import Outcome
+from assets.checks import Verdict
+from assets.lake import Lake
+from assets.report import verdict, warning
+from assets.run import Outcome, failed_checks
 from assets.settings import Settings, write_default
+from assets.summary import print_run
 from store.cli import main
+from store.tables import Tables
 from tests.assets.small import item, write
 
 
@@ -39,3 +45,34 @@ def test_what_libraries_print_is_not_among_the_lines_of_a_run(
     assert lines[0] == {"asset": "items", "rows": 3}
     assert lines[-1]["succeeded"]
     assert "(raylet)" in printed.err
+
+
+def test_a_check_that_blocks_is_a_failure_and_one_that_does_not_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(Settings(), Tables(tmp_path))
+
+    @dg.asset(
+        check_specs=[
+            dg.AssetCheckSpec("gate", asset="measured", blocking=True),
+            dg.AssetCheckSpec("hint", asset="measured"),
+        ]
+    )
+    def measured() -> dg.MaterializeResult:
+        found = Verdict(False, "too low", {})
+        return dg.MaterializeResult(
+            check_results=[verdict(lake, "gate", found), warning("hint", found)]
+        )
+
+    result = dg.materialize([measured], raise_on_error=False)
+    assert not result.success
+    (failure,) = failed_checks(result, blocking=True)
+    assert failure.startswith("gate: too low; if this is meant: itemnest materialize --accept gate")
+    (hint,) = failed_checks(result, blocking=False)
+    assert hint == "hint: too low"
+    capsys.readouterr()
+    outcome = Outcome(Settings(), Path("itemnest.toml"), "run", True, 1.0, 1, warnings=[hint])
+    print_run(outcome, as_json=True)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["warnings"] == [hint]
+    assert printed.err == "itemnest: warning: hint: too low\n"

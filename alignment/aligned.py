@@ -1,0 +1,59 @@
+"""Trains the nested head of the aligned view: from content alone, one row per item.
+
+The objective is consumer A's own reading (reading.py), so what is alike to the head is what follows
+each other in a log. It knows content rows and sequences of their row numbers.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alignment import reading
+from alignment.interactions import Sequences
+from alignment.reading import Schedule
+from matryoshka.head import Head, identity
+from matryoshka.prefix import Vectors
+from matryoshka.train import best, reproducible
+
+DEFAULT_SCHEDULE = Schedule(steps=200, rate=6e-3)
+
+
+def fit_head(
+    rows: Vectors,
+    seq: Sequences,
+    dims: Sequence[int],
+    *,
+    recency: float,
+    seed: int,
+    quality: Callable[[Head], float] | None = None,
+    schedule: Schedule = DEFAULT_SCHEDULE,
+) -> Head:
+    """Train a head over unit rows [n, d] from the identity on, which stays for a log without pairs.
+
+    quality: the greater the better; the best head that it was shown is returned, the last without.
+    """
+    table, start = torch.from_numpy(rows), identity(rows.shape[1])
+    weight = torch.from_numpy(start.weight).requires_grad_()
+
+    def read(items: Tensor) -> Tensor:
+        return table[items] @ weight
+
+    with reproducible():
+        return best(
+            reading.trained(
+                reading.Tables(read, read, lambda target: functional.normalize(target, dim=1)),
+                torch.optim.Adam([weight], lr=schedule.rate),
+                seq,
+                dims,
+                recency=recency,
+                seed=seed,
+                schedule=schedule,
+            ),
+            lambda: Head(weight.detach().numpy().copy()),
+            stop=schedule.length(seq),
+            quality=quality,
+            every=schedule.check_every,
+            patience=schedule.patience,
+        ).found

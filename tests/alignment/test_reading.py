@@ -1,0 +1,48 @@
+"""What a log asks of rows: its events, the histories before them, and how long it is read."""
+
+import numpy as np
+
+from alignment import limits, reading
+from alignment.interactions import from_log
+from alignment.reading import Schedule, histories, usable
+
+
+def test_histories_are_what_came_before_and_fade() -> None:
+    seq = from_log([0, 0, 0, 1, 1], [4, 5, 6, 7, 8], [0, 1, 2, 0, 1], n_items=9, seed=0)
+    items, offsets, weights = histories(seq, np.array([2, 4]), 0.5)
+    assert items.tolist() == [4, 5, 7]
+    assert offsets.tolist() == [0, 2]
+    assert weights.tolist() == [0.5, 1, 1]
+
+
+def test_long_histories_are_cut() -> None:
+    n = reading.HISTORY + 9
+    seq = from_log([0] * n, range(n), range(n), n_items=n, seed=0)
+    items, _, _ = histories(seq, np.array([n - 1]), 0.9)
+    assert items.tolist() == list(range(8, n - 1))
+
+
+def test_believed_events_are_the_newest_and_few_of_a_kind() -> None:
+    items = [1] * (limits.PER_ITEM + 3) + [2]
+    seq = from_log([0] * len(items), items, range(len(items)), n_items=3, seed=0)
+    assert limits.believed(seq).tolist() == [False] * 3 + [True] * (limits.PER_ITEM + 1)
+    long = limits.CAP + 2
+    seq = from_log([0] * long, range(long), range(long), n_items=long, seed=0)
+    assert limits.believed(seq).tolist() == [False] * 2 + [True] * limits.CAP
+
+
+def test_an_event_teaches_if_something_came_before_it() -> None:
+    seq = from_log([0, 0, 0, 1, 2, 2], [4, 5, 6, 7, 8, 8], [0, 1, 2, 0, 0, 1], n_items=9, seed=0)
+    assert usable(seq).tolist() == [1, 2, 5]
+
+
+def test_a_short_log_is_read_in_small_batches_and_not_for_long() -> None:
+    schedule = Schedule(steps=300, epochs=8, batch=2048, least=64)
+    one = from_log([0], [1], [0], n_items=2, seed=0)
+    assert schedule.length(one) == 0
+    few = from_log([0] * 101, range(101), range(101), n_items=101, seed=0)
+    assert (schedule.size(100), schedule.length(few)) == (64, 16)
+    assert (schedule.size(16_000), schedule.size(10**6)) == (1000, 2048)
+    users, items = np.divmod(np.arange(60_000), 600)
+    many = from_log(users, items, items, n_items=600, seed=0)
+    assert schedule.length(many) == 8 * -(-59_900 // 2048)
