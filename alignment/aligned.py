@@ -18,6 +18,7 @@ from matryoshka.prefix import Vectors
 from matryoshka.train import best, reproducible
 
 DEFAULT_SCHEDULE = Schedule(steps=200, rate=6e-3)
+DECAY = 5.0  # of what was learnt, per step and rate; it is what keeps new items where content is
 
 
 def fit_head(
@@ -29,29 +30,31 @@ def fit_head(
     seed: int,
     quality: Callable[[Head], float] | None = None,
     schedule: Schedule = DEFAULT_SCHEDULE,
+    decay: float = DECAY,
 ) -> Head:
     """Train a head over unit rows [n, d] from the identity on, which stays for a log without pairs.
 
+    It is drawn back to the identity (L2-SP, Li et al., ICML 2018), as weights are in AdamW.
     quality: the greater the better; the best head that it was shown is returned, the last without.
     """
-    table, start = torch.from_numpy(rows), identity(rows.shape[1])
-    weight = torch.from_numpy(start.weight).requires_grad_()
+    table, start = torch.from_numpy(rows), identity(rows.shape[1]).weight
+    learnt = torch.zeros(start.shape, requires_grad=True)
 
     def read(items: Tensor) -> Tensor:
-        return table[items] @ weight
+        return table[items] + table[items] @ learnt
 
     with reproducible():
         return best(
             reading.trained(
                 reading.Tables(read, read, lambda target: functional.normalize(target, dim=1)),
-                torch.optim.Adam([weight], lr=schedule.rate),
+                torch.optim.AdamW([learnt], lr=schedule.rate, weight_decay=decay),
                 seq,
                 dims,
                 recency=recency,
                 seed=seed,
                 schedule=schedule,
             ),
-            lambda: Head(weight.detach().numpy().copy()),
+            lambda: Head(start + learnt.detach().numpy()),
             stop=schedule.length(seq),
             quality=quality,
             every=schedule.check_every,

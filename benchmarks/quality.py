@@ -378,7 +378,11 @@ def report_beauty(report: Report, rows: Rows) -> None:
 
 def report_gains(report: Report, rows: Rows, dim: int) -> None:
     """Print fused at one dim beside the best floor in consumer A, and beside learned ids in B."""
-    warm = [row for row in rows if row["slice"] == "warm" and row.get("masked")]
+    warm = [
+        row
+        for row in rows
+        if row["slice"] == "warm" and row["split"] == "leave-last-out" and row["masked"]
+    ]
     rivals = {
         f"best floor, {row['vectors']}": row
         for row in sorted(warm, key=lambda row: row["R@20"])

@@ -33,12 +33,12 @@ DIALS: Mapping[str, Mapping[str, float]] = {
     "half content": {"share": 0.5},
     "n0 of 3": {"n0": 3.0},
 }
-HEADS: Mapping[str, Schedule] = {
-    "as trained": aligned.DEFAULT_SCHEDULE,
-    "no head": replace(aligned.DEFAULT_SCHEDULE, steps=0),
-    "dims drawn evenly": replace(aligned.DEFAULT_SCHEDULE, always=0),
-    "256 candidates": replace(aligned.DEFAULT_SCHEDULE, candidates=256),
-    "rate .002": replace(aligned.DEFAULT_SCHEDULE, rate=2e-3),
+HEADS: Mapping[str, tuple[Schedule, float]] = {
+    "as trained": (aligned.DEFAULT_SCHEDULE, aligned.DECAY),
+    "no head": (replace(aligned.DEFAULT_SCHEDULE, steps=0), aligned.DECAY),
+    "no decay": (aligned.DEFAULT_SCHEDULE, 0.0),
+    "dims drawn evenly": (replace(aligned.DEFAULT_SCHEDULE, always=0), aligned.DECAY),
+    "256 candidates": (replace(aligned.DEFAULT_SCHEDULE, candidates=256), aligned.DECAY),
 }
 
 
@@ -63,8 +63,8 @@ def _tried(lab: Lab, space: ItemSpace) -> Iterator[tuple[str, str, object, Calla
     for what, news in DIALS.items():
         dial = replace(space.dial, **news)
         yield "fused", what, dial, partial(_fused, lab, space, dial, DEFAULT_SCHEDULE)
-    for what, schedule in HEADS.items():
-        yield "aligned", what, schedule, partial(_aligned, lab, space, schedule)
+    for what, (schedule, decay) in HEADS.items():
+        yield "aligned", what, (schedule, decay), partial(_aligned, lab, space, schedule, decay)
 
 
 def _ranked(lab: Lab, space: ItemSpace, vectors: str, roles: Roles) -> list[Ranked]:
@@ -72,11 +72,18 @@ def _ranked(lab: Lab, space: ItemSpace, vectors: str, roles: Roles) -> list[Rank
     return [Ranked(vectors, dim, rank(by_cosine(*roles, dim=dim), cases)) for dim in lab.shop.dims]
 
 
-def _aligned(lab: Lab, space: ItemSpace, schedule: Schedule) -> Roles:
-    rows, train = space.block(lab.shop.content), lab.shop.split.train
-    options = {"recency": space.recency, "seed": space.seed, "schedule": schedule}
-    found = aligned.fit_head(rows, train, space.dims, **options)(rows)
-    return found, found
+def _aligned(lab: Lab, space: ItemSpace, schedule: Schedule, decay: float) -> Roles:
+    rows = space.block(lab.shop.content)
+    head = aligned.fit_head(
+        rows,
+        lab.shop.split.train,
+        space.dims,
+        recency=space.recency,
+        seed=space.seed,
+        schedule=schedule,
+        decay=decay,
+    )
+    return head(rows), head(rows)
 
 
 def _fused(lab: Lab, space: ItemSpace, dial: Dial, schedule: Schedule) -> Roles:

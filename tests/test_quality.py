@@ -167,6 +167,7 @@ def test_the_rows_of_a_part_replace_those_it_had(tmp_path: Path):
 
 def row(dim: int | None, recall: float, **other: object) -> dict[str, object]:
     same = {"vectors": "fused", "consumer": "A", "slice": "warm", "masked": False, "part": "views"}
+    same["split"] = "leave-last-out"
     return {**same, "dim": dim, "R@10": recall, "N@10": recall / 2, "R@20": recall, **other}
 
 
@@ -188,6 +189,7 @@ def test_limits_are_those_of_the_rows_that_are_there(capsys: pytest.CaptureFixtu
 
 def test_fused_is_held_against_the_best_floor_of_its_dim(capsys: pytest.CaptureFixture[str]):
     rows = [
+        row(128, 0.10, masked=True, split="one moment"),
         row(128, 0.30, masked=True),
         row(None, 0.20, masked=True, vectors="popularity", part="floors"),
         row(128, 0.25, masked=True, vectors="transitions_svd", part="floors"),
