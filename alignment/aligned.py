@@ -18,7 +18,7 @@ from matryoshka.prefix import Vectors
 from matryoshka.train import best, reproducible
 
 DEFAULT_SCHEDULE = Schedule(steps=200, rate=6e-3)
-DECAY = 5.0  # of what was learnt, per step and rate; it is what keeps new items where content is
+DECAY = 5.0  # of what was learnt, per step and rate; without it new items are found less
 
 
 def fit_head(

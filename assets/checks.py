@@ -67,30 +67,25 @@ def every_item_has_one_vector(items: pa.ChunkedArray, vectors: pa.ChunkedArray) 
 
 def beats_popularity(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """The widest fused vector finds more of what users did next than the popular items do."""
-    fused, floor = _warm(rows, "fused"), _warm(rows, "popularity")
-    if fused is None or floor is None or fused["users"] < USERS:
-        return _too_few(fused)
-    passed = fused["R@20"] + 2 * _error(fused) >= floor["R@20"]
-    reason = f"recall@20 {fused['R@20']:.4f}, popularity {floor['R@20']:.4f}"
-    return Verdict(passed, reason, {"fused": fused["R@20"], "popularity": floor["R@20"]})
+    return _beats(rows, FLOORS[:1])
 
 
 def beats_every_floor(rows: Sequence[Mapping[str, Any]]) -> Verdict:
-    """The widest fused vector finds no less than any floor, beyond twice the noise."""
+    """The widest fused vector finds no less than any floor, each at its widest."""
+    return _beats(rows, FLOORS)
+
+
+def _beats(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Verdict:
+    """Fused finds no less than the best of some floors, beyond twice its noise."""
     fused = _warm(rows, "fused")
-    floors = [found for name in FLOORS if (found := _warm(rows, name))]
+    floors = [found for name in names if (found := _warm(rows, name))]
     if fused is None or not floors or fused["users"] < USERS:
-        return _too_few(fused)
+        users = fused["users"] if fused else 0
+        return Verdict(True, f"{users} users with a history: too few to measure", {})
     best = max(floors, key=lambda row: row["R@20"])
     passed = fused["R@20"] + 2 * _error(fused) >= best["R@20"]
     reason = f"recall@20 {fused['R@20']:.4f}, {best['vectors']} {best['R@20']:.4f}"
-    numbers = {row["vectors"]: row["R@20"] for row in (fused, *floors)}
-    return Verdict(passed, reason, numbers)
-
-
-def _too_few(fused: Mapping[str, Any] | None) -> Verdict:
-    users = fused["users"] if fused else 0
-    return Verdict(True, f"{users} users with a history: too few to measure", {})
+    return Verdict(passed, reason, {row["vectors"]: row["R@20"] for row in (fused, *floors)})
 
 
 def holds_against(

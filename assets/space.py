@@ -178,9 +178,10 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     what = "unchanged"
     if build is None:
         content, log = load_content(lake), load_sequences(lake)
-        kept, matrix = _kept(lake, content, leave_last_out(log))
+        split = leave_last_out(log)
+        kept, matrix = _kept(lake, content, split)
         what = f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
-        stored, past = kept or _fitted(lake, content, leave_last_out(log))
+        stored, past = kept or _fitted(lake, content, split)
         known = evidence(lake, stored, "all")
         everything = stored.space.learn(content, known, log, steps=past.steps)
         written = _residuals(lake, {"train": past.residuals, "all": everything})

@@ -13,7 +13,7 @@ import json
 from time import monotonic
 
 import torch
-from sasrec import BATCH, History, SASRec, histories, padded, recall, train
+from sasrec import SASRec, histories, recall, train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -23,11 +23,14 @@ TEMPERATURE = 0.1
 
 
 class Both(nn.Module):
-    """Two recommenders of the same items, side by side: [..., 2 * width], scores are added up."""
+    """Two recommenders of the same items, side by side: [..., 2 * width], scores are added up.
 
-    def __init__(self, reader: SASRec, ids: SASRec) -> None:
+    alpha: how much it weighs in training that their readings of a user find each other.
+    """
+
+    def __init__(self, reader: SASRec, ids: SASRec, alpha: float) -> None:
         super().__init__()
-        self.reader, self.ids = reader, ids
+        self.reader, self.ids, self.alpha = reader, ids, alpha
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return what follows each event of histories [b, t], by both."""
@@ -37,6 +40,17 @@ class Both(nn.Module):
         """Return [..., n + 1]: how well every item follows the states."""
         read, own = states.chunk(2, dim=-1)
         return self.reader.scores(read) + self.ids.scores(own)
+
+    def loss(self, heard: Tensor, said: Tensor) -> Tensor:
+        """Cross-entropy of what followed, [b, t], by each alone, and how far users are apart."""
+        there = said > 0
+        read, own = self.reader(heard), self.ids(heard)
+        ends = torch.arange(len(said)), there.sum(dim=1) - 1
+        return (
+            cross_entropy(self.reader.scores(read[there]), said[there])
+            + cross_entropy(self.ids.scores(own[there]), said[there])
+            + self.alpha * apart(read[ends], own[ends])
+        )
 
     def after(self, rows: Tensor, ends: Tensor) -> Tensor:
         """Return [b, n + 1]: how well every item follows event ends[b] of histories [b, t]."""
@@ -57,26 +71,6 @@ def apart(read: Tensor, own: Tensor) -> Tensor:
     return (cross_entropy(likeness, users) + cross_entropy(likeness.T, users)) / 2
 
 
-def train_both(model: Both, past: list[History], epochs: int, alpha: float) -> None:
-    """Let each predict every event of the past, and bring their readings of a user together."""
-    trained = [weights for weights in model.parameters() if weights.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=2e-3)
-    model.train()
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(past)).split(BATCH):
-            rows = padded([past[user] for user in chosen.tolist()])
-            heard, said = rows[:, :-1], rows[:, 1:]
-            there = said > 0
-            read, own = model.reader(heard), model.ids(heard)
-            loss = cross_entropy(model.reader.scores(read[there]), said[there])
-            loss = loss + cross_entropy(model.ids.scores(own[there]), said[there])
-            ends = torch.arange(len(rows)), there.sum(dim=1) - 1
-            loss = loss + alpha * apart(read[ends], own[ends])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-
-
 def main() -> None:
     """Train on the store that the command line names, and print what comes out."""
     arguments = argparse.ArgumentParser(description="Molar's post-alignment on a store's vectors")
@@ -95,12 +89,9 @@ def main() -> None:
         torch.manual_seed(0)
         reader, ids = SASRec(torch.from_numpy(matrix.vectors)), learned(len(matrix.ids))
         started = monotonic()
-        if alpha is None:
-            model = {"reader": reader, "ids": ids}[name]
-            train(model, past, asked.epochs)
-        else:
-            model = Both(reader, ids)
-            train_both(model, past, asked.epochs, alpha)
+        alone = {"reader": reader, "ids": ids}
+        model = alone[name] if alpha is None else Both(reader, ids, alpha)
+        train(model, model.loss, past, asked.epochs)
         found = recall(model.after, past, last, len(matrix.ids))
         told = {"model": name, "alpha": alpha, "recall@20": round(found, 4)}
         print(json.dumps({**told, "seconds": round(monotonic() - started, 1)}), flush=True)

@@ -28,6 +28,7 @@ LOG = """
     ORDER BY user_id, timestamp, item_id
 """
 History = NDArray[np.int64]  # rows of the matrix, oldest first
+Loss = Callable[[Tensor, Tensor], Tensor]  # of histories, and of what followed each event
 After = Callable[[Tensor, Tensor], Tensor]  # scores of all items, by histories and their last place
 
 
@@ -59,6 +60,11 @@ class SASRec(nn.Module):
         """Return [..., n + 1]: how well every item, padding too, follows the states."""
         return states @ self.adapter(self.items.weight).T
 
+    def loss(self, heard: Tensor, said: Tensor) -> Tensor:
+        """Cross-entropy of what followed, [b, t], by the histories up to it; 0 is padding."""
+        there = said > 0
+        return cross_entropy(self.scores(self(heard)[there]), said[there])
+
     def after(self, rows: Tensor, ends: Tensor) -> Tensor:
         """Return [b, n + 1]: how well every item follows event ends[b] of histories [b, t]."""
         return self.eval().scores(self(rows)[torch.arange(len(rows)), ends])
@@ -83,17 +89,15 @@ def padded(parts: list[History]) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def train(model: SASRec, past: list[History], epochs: int) -> None:
-    """Predict every event of the past from those before it, among all items."""
+def train(model: nn.Module, loss_of: Loss, past: list[History], epochs: int) -> None:
+    """Predict every event of the past from those before it, by the loss of a model."""
     trained = [weights for weights in model.parameters() if weights.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=2e-3)
     model.train()
     for _ in range(epochs):
         for chosen in torch.randperm(len(past)).split(BATCH):
             rows = padded([past[user] for user in chosen.tolist()])
-            heard, said = rows[:, :-1], rows[:, 1:]
-            there = said > 0
-            loss = cross_entropy(model.scores(model(heard)[there]), said[there])
+            loss = loss_of(rows[:, :-1], rows[:, 1:])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -141,7 +145,7 @@ def main() -> None:
     floor = recall(None, past, last, len(matrix.ids))
     print(json.dumps({"model": "popularity", "recall@20": round(floor, 4), **told}))
     started = monotonic()
-    train(model, past, asked.epochs)
+    train(model, model.loss, past, asked.epochs)
     found = recall(model.after, past, last, len(matrix.ids))
     told |= {"view": asked.view, "dim": asked.dim, "seconds": round(monotonic() - started, 1)}
     print(json.dumps({"model": "sasrec", "recall@20": round(found, 4), **told}))
