@@ -1,8 +1,9 @@
 """Consumer A's reading as something to train by: what a log asks of two tables of rows.
 
 A history is the recency-weighted mean of unit prefixes (consumer.py), and finds what follows it
-among candidates, drawn as in sampled softmax (Jean et al., ACL 2015). It knows sequences of row
-numbers; what the rows are made of, and which part of it is trained, the caller says.
+among all items with events, or as many as fit into a step (sampled softmax, Jean et al., ACL 2015).
+It knows sequences of row numbers; what the rows are made of, and which part of it is trained, the
+caller says.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,10 +18,11 @@ from torch.nn import functional
 
 from alignment import limits
 from alignment.interactions import Ints, Sequences
-from matryoshka.loss import nested_softmax
+from alignment.softmax import cross_entropy, fastest
 from matryoshka.train import Loss, steps
 
 HISTORY = 24  # events before the one to find
+RECENT = 3  # of them, which compete with it in every step
 WARM_UP = 20  # steps
 
 
@@ -28,15 +30,15 @@ WARM_UP = 20  # steps
 class Schedule:
     """How long and how fast: `steps` at most, or `epochs` over a log that is shorter.
 
-    candidates: drawn evenly among the items with events; always: how many of the dims are in every
-    step, the shortest first, since they hold the least.
+    candidates: items that compete in a step, if there are as many with events; always: how many of
+    the dims are in every step, the shortest first, since they hold the least.
     """
 
     steps: int = 300
     epochs: int = 8
     batch: int = 2048
     least: int = 64
-    candidates: int = 1024
+    candidates: int = 4096
     rate: float = 3e-3
     dims_per_step: int = 2
     always: int = 1
@@ -67,13 +69,18 @@ class Tables(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some events with the histories before them: items[k] of weights[k], split at offsets."""
+    """Some events with the histories before them: items[k] of weights[k], split at offsets.
+
+    candidates: distinct items, each of which stands for `odds` (a logarithm) of its kind; next: the
+    places among them of what was found.
+    """
 
     items: Ints
     offsets: Ints
     weights: NDArray[np.float32]
-    next: Ints
     candidates: Ints
+    odds: NDArray[np.float32]
+    next: Ints
 
 
 def trained(
@@ -87,9 +94,8 @@ def trained(
     schedule: Schedule,
 ) -> Generator[int]:
     """Train what `moving` holds and the tables are made of; yield how many steps there were."""
-    odds = float(np.log(np.count_nonzero(seq.support)))
     losses = (
-        (schedule.rate * pace, _loss(tables, batch, odds))
+        (schedule.rate * pace, _loss(tables, batch))
         for pace, batch in _batches(seq, recency, seed, schedule)
     )
     yield from steps(
@@ -113,16 +119,38 @@ def _batches(
 ) -> Iterator[tuple[float, Batch]]:
     """Draw the batches of all steps; every event comes once before any comes again."""
     rng, warm, events = np.random.default_rng(seed), np.flatnonzero(seq.support > 0), usable(seq)
-    size, few = schedule.size(len(events)), min(schedule.candidates, len(warm))
+    size = schedule.size(len(events))
     order, total = np.zeros(0, np.int64), schedule.length(seq)
     for step in range(total):
         if len(order) < size:
             order = np.concatenate([order, rng.permutation(events)])
         chosen, order = order[:size], order[size:]
-        found = seq.items[chosen].astype(np.int64)
         pace = min(1.0, (step + 1) / WARM_UP) * (0.525 + 0.475 * np.cos(np.pi * step / total))
-        candidates = rng.choice(warm, few, replace=False)
-        yield float(pace), Batch(*histories(seq, chosen, recency), found, candidates)
+        drawn = candidates(seq, chosen, warm, schedule.candidates, rng)
+        yield float(pace), Batch(*histories(seq, chosen, recency), *drawn)
+
+
+def candidates(
+    seq: Sequences, events: Ints, warm: Ints, few: int, rng: np.random.Generator
+) -> tuple[Ints, NDArray[np.float32], Ints]:
+    """Return what competes to follow some histories, the odds, and where what followed is.
+
+    What follows some history of the batch, or has just been in one, is there and stands for itself:
+    these are the hardest to tell apart. Of the other items with events as many are drawn as are
+    left of `few`, and a quarter of it at least; each stands for as many as were not drawn. So the
+    denominator is right in the mean (stratified sampling), and exact for a small catalogue.
+    """
+    before = events[:, None] - np.arange(1, RECENT + 1)
+    there = before >= seq.indptr[_users_of(seq, events)][:, None]
+    found = seq.items[events].astype(np.int64)
+    sure = np.union1d(found, seq.items[before[there]])
+    others = np.ones(seq.n_items, bool)
+    others[sure] = False
+    rest = warm[others[warm]]
+    drawn = rng.choice(rest, min(len(rest), max(few - len(sure), few // 4)), replace=False)
+    odds = np.zeros(len(sure) + len(drawn), np.float32)
+    odds[len(sure) :] = np.log(max(len(rest), 1) / max(len(drawn), 1))
+    return np.concatenate([sure, drawn]), odds, np.searchsorted(sure, found)
 
 
 def histories(
@@ -145,30 +173,24 @@ def _users_of(seq: Sequences, events: Ints) -> Ints:
     return np.searchsorted(seq.indptr, events, side="right") - 1
 
 
-def _loss(tables: Tables, batch: Batch, odds: float) -> Loss:
-    """Ask for what followed, against the candidates drawn.
-
-    odds: log of how many items candidates are drawn of, for whom they stand.
-    """
+def _loss(tables: Tables, batch: Batch) -> Loss:
+    """Ask for what followed, against all that competes."""
 
     def loss(dims: Sequence[int], temperatures: Sequence[Tensor]) -> Tensor:
         seen, inside = np.unique(batch.items, return_inverse=True)
-        wanted, among = np.unique(np.append(batch.next, batch.candidates), return_inverse=True)
         context = tables.context(torch.from_numpy(seen))
-        target = tables.target(torch.from_numpy(wanted))[torch.from_numpy(among)]
+        target = tables.target(torch.from_numpy(batch.candidates))
         bags = [torch.from_numpy(each) for each in (inside, batch.offsets, batch.weights)]
+        odds, wanted = torch.from_numpy(batch.odds)[:, None], torch.from_numpy(batch.next)
 
-        def read(dim: int) -> tuple[Tensor, Tensor]:
+        def read(dim: int, temperature: Tensor) -> Tensor:
             here = slice(0, dim - tables.behind)
-            return _users(context[:, here], bags), tables.counted(target[:, here])
+            users = _users(context[:, here], bags) / temperature
+            users = torch.cat([users, torch.ones(len(users), 1)], dim=1)  # by which odds are added
+            items = torch.cat([tables.counted(target[:, here]), odds], dim=1)
+            return cross_entropy(users, items, wanted, dtype=fastest())
 
-        return nested_softmax(
-            read,
-            dims,
-            temperatures,
-            correction=odds - float(np.log(len(batch.candidates))),
-            forbidden=torch.from_numpy(batch.next[:, None] == batch.candidates),
-        )
+        return torch.stack([read(*each) for each in zip(dims, temperatures, strict=True)]).mean()
 
     return loss
 

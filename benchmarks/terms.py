@@ -24,7 +24,7 @@ SCHEDULES: Mapping[str, Schedule] = {
     "as released": DEFAULT_SCHEDULE,
     "no residuals": PLAIN,
     "dims drawn evenly": replace(DEFAULT_SCHEDULE, always=0),
-    "256 candidates": replace(DEFAULT_SCHEDULE, candidates=256),
+    "1,024 candidates": replace(DEFAULT_SCHEDULE, candidates=1024),
     "rate .001": replace(DEFAULT_SCHEDULE, rate=1e-3),
 }
 DIALS: Mapping[str, Mapping[str, float]] = {
@@ -38,7 +38,7 @@ HEADS: Mapping[str, tuple[Schedule, float]] = {
     "no head": (replace(aligned.DEFAULT_SCHEDULE, steps=0), aligned.DECAY),
     "no decay": (aligned.DEFAULT_SCHEDULE, 0.0),
     "dims drawn evenly": (replace(aligned.DEFAULT_SCHEDULE, always=0), aligned.DECAY),
-    "256 candidates": (replace(aligned.DEFAULT_SCHEDULE, candidates=256), aligned.DECAY),
+    "1,024 candidates": (replace(aligned.DEFAULT_SCHEDULE, candidates=1024), aligned.DECAY),
 }
 
 

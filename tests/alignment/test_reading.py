@@ -1,10 +1,11 @@
 """What a log asks of rows: its events, the histories before them, and how long it is read."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment import limits, reading
-from alignment.interactions import from_log
-from alignment.reading import Schedule, histories, usable
+from alignment.interactions import Ints, Sequences, from_log
+from alignment.reading import RECENT, Schedule, candidates, histories, usable
 
 
 def test_histories_are_what_came_before_and_fade() -> None:
@@ -34,6 +35,52 @@ def test_believed_events_are_the_newest_and_few_of_a_kind() -> None:
 def test_an_event_teaches_if_something_came_before_it() -> None:
     seq = from_log([0, 0, 0, 1, 2, 2], [4, 5, 6, 7, 8, 8], [0, 1, 2, 0, 0, 1], n_items=9, seed=0)
     assert usable(seq).tolist() == [1, 2, 5]
+
+
+def walk(n_items: int) -> Sequences:
+    """One user takes items from 3 on, one after the other; another one takes all others."""
+    mine = np.arange(3, 9)
+    others = np.setdiff1d(np.arange(n_items - 2), mine)  # the last two are new
+    users = np.repeat([0, 1], [len(mine), len(others)])
+    items = np.concatenate([mine, others])
+    return from_log(users, items, np.arange(len(items)), n_items=n_items, seed=0)
+
+
+def drawn(seq: Sequences, few: int, *, seed: int = 0) -> tuple[Ints, NDArray[np.float32], Ints]:
+    warm = np.flatnonzero(seq.support)
+    return candidates(seq, np.array([4, 5]), warm, few, np.random.default_rng(seed))
+
+
+def test_every_item_with_events_competes_where_they_are_few() -> None:
+    seq = walk(30)
+    items, odds, found = drawn(seq, 50)
+    assert sorted(items) == list(range(28))
+    assert not odds.any()
+    assert items[found].tolist() == [7, 8]
+
+
+def test_what_follows_and_what_has_just_been_there_stand_for_themselves() -> None:
+    items, odds, found = drawn(walk(1000), 100)
+    recent = set(range(7 - RECENT, 9))
+    assert set(items[odds == 0]) == recent
+    assert items[found].tolist() == [7, 8]
+    assert len(items) == len(set(items)) == 100
+
+
+def test_those_drawn_stand_for_all_others_with_events() -> None:
+    """The denominator is right in the mean: no item counts more than another, new ones never."""
+    counted, rounds = np.zeros(40), 3000
+    for seed in range(rounds):
+        items, odds, _ = drawn(walk(40), 16, seed=seed)
+        assert np.isclose(np.exp(odds).sum(), 38)
+        counted[items] += np.exp(odds)
+    assert not counted[38:].any()
+    assert np.abs(counted[:38] / rounds - 1).max() < 0.1
+
+
+def test_some_are_drawn_however_many_follow() -> None:
+    items, odds, _ = drawn(walk(1000), 4)
+    assert (len(items), np.count_nonzero(odds)) == (6, 1)
 
 
 def test_a_short_log_is_read_in_small_batches_and_not_for_long() -> None:

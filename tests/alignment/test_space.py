@@ -34,10 +34,21 @@ def of_own_chain(context: np.ndarray, target: np.ndarray, chain: np.ndarray) -> 
     return float(np.mean(chain[np.argsort(-scores, axis=1)[:, :10]] == chain[:, None]))
 
 
+def finds_the_next(context: np.ndarray, target: np.ndarray, chain: np.ndarray) -> float:
+    """Part of the items, but for the last of a chain, whose next is among their three best."""
+    scores = context @ target.T
+    np.fill_diagonal(scores, -2)
+    has_next = np.flatnonzero(chain[1:] == chain[:-1])
+    best = np.argsort(-scores[has_next], axis=1)[:, :3]
+    return float(np.mean((best == has_next[:, None] + 1).any(axis=1)))
+
+
 @pytest.mark.parametrize("dim", DIMS[1:])
 def test_fused_neighbours_are_the_planted_ones(world: World, views: Views, dim: int) -> None:
     context, target = prefix(views.fused_context, dim), prefix(views.fused_target, dim)
-    assert of_own_chain(context, target, world.chain) > 0.7
+    content = prefix(views.content, dim)
+    assert finds_the_next(context, target, world.chain) > 0.75
+    assert finds_the_next(content, content, world.chain) < 0.3
 
 
 def test_behaviour_adds_to_content(world: World, views: Views) -> None:
