@@ -148,7 +148,7 @@ def choose_recipe(seq: Sequences, judge: Judge, *, dim: int, seed: int) -> Recip
 
 
 def choose_recency(recipe: Recipe, known: Collaborative, judge: Judge) -> Recipe:
-    """Pick how fast histories fade for evidence that leaves nothing else to choose."""
+    """Pick how fast the histories fade that are read with this evidence."""
     return judge.best(
         [replace(recipe, recency=recency) for recency in RECENCIES],
         lambda each: judge.faded(each.recency)(known.context, known.target),

@@ -6,7 +6,7 @@ Floors are tuned on validation, like the vectors. It knows row numbers, not item
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -209,17 +209,28 @@ def recall_together(vectors: Vectors, wanted: Sequence[Ints], *, k: int = 50) ->
     return np.array(shares, dtype=np.float64)
 
 
-def cross_version(older: Roles, newer: Roles, cases: Trial, *, dim: int) -> dict[str, float]:
+class Version(NamedTuple):
+    """Vectors of all items by role, and how fast the histories that they are read with fade."""
+
+    context: Vectors
+    target: Vectors
+    recency: float
+
+
+def cross_version(older: Version, newer: Version, cases: Trial, *, dim: int) -> dict[str, float]:
     """R@10 of histories read with one version against candidates of another, same rows in both.
 
-    older, newer: (context, target). "ratio" is old users x new items over old x old: 1 when a
-    consumer of the old version loses nothing by reading the new one.
+    "ratio" is old users x new items over old x old: 1 when a consumer of the old version loses
+    nothing by reading the new one.
     """
     versions = {"old": older, "new": newer}
+
+    def recall(user: Version, item: Version) -> float:
+        score = by_cosine(user.context, item.target, dim=dim)
+        return figures(rank(score, cases.faded(user.recency)).masked)["R@10"]
+
     recalls = {
-        f"{user} x {item}": figures(
-            rank(by_cosine(versions[user][0], versions[item][1], dim=dim), cases).masked
-        )["R@10"]
+        f"{user} x {item}": recall(versions[user], versions[item])
         for user in versions
         for item in versions
     }

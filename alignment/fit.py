@@ -123,17 +123,18 @@ def fit(
     return fitted
 
 
-def relearn(
-    space: ItemSpace, content: Content, known: Collaborative, split: Split
-) -> residuals.Trained:
-    """Train what the training part of a grown log adds, for as long as validation improves.
+def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Split) -> Fitted:
+    """Train what the training part of a grown log adds in a space that is kept.
 
-    known: the evidence of that part, turned to the frame of the space.
+    How fast histories fade and how long is trained are chosen anew, on validation; the space is
+    the same otherwise, and so are its ids. known: the evidence of that part, in its frame.
     """
-    ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
     judge = _judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
+    space = replace(space, recipe=choose.choose_recency(space.recipe, known, judge))
     judge = replace(judge, dims=space.dims).faded(space.recency)
-    return _improved(space, ready, known, split.train, judge)
+    ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
+    found = _improved(space, ready, known, split.train, judge)
+    return Fitted(replace(space, steps=found.steps), known, found.residuals)
 
 
 def _begun(

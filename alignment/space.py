@@ -24,7 +24,8 @@ from matryoshka.head import Head
 from matryoshka.prefix import Vectors, unit
 
 Array = NDArray[Any]
-FORMAT = 4  # raise it when the fields of ItemSpace, or what they mean, change
+FORMAT = 5  # raise it when the fields of ItemSpace, or what they mean, change
+READING = ("recipe.recency", "steps")  # how a log is read, chosen anew for every one
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Anchors:
 class ItemSpace:
     """A fitted space. `dims` are the published granularities, the largest is the width.
 
-    steps: how long residuals are trained in it (residuals.py).
+    steps: how long residuals are trained in it (residuals.py). They and the recency of histories
+    are about the log that was read last (fit.py, `relearn`), so the ids do not depend on them.
     """
 
     dims: tuple[int, ...]
@@ -73,7 +75,7 @@ class ItemSpace:
 
     @property
     def recency(self) -> float:
-        """What an event of a history weighs less than the next one, for consumer A."""
+        """What an event of a history weighs of the next one, for consumer A."""
         return self.recipe.recency
 
     def views(
@@ -110,17 +112,13 @@ class ItemSpace:
         """Factorise a newer log by the recipe of this space and turn it into its frame."""
         return self.align(factorise(seq, dim=self.width, seed=self.seed, recipe=self.recipe))
 
-    def learn(
-        self, content: Content, known: Collaborative, seq: Sequences, *, steps: int | None = None
-    ) -> Residuals:
+    def learn(self, content: Content, known: Collaborative, seq: Sequences) -> Residuals:
         """Train what a log adds to the fused vectors of its items, as long as was found best.
 
-        known: the evidence of the same log, turned to this frame; steps: what `relearn` (fit.py)
-        found, by default what was found when the space was fitted.
+        known: the evidence of the same log, turned to this frame.
         """
         ready = ordered(self.block(content), known, self.map, self.dial, self.basis)
-        steps = self.steps if steps is None else steps
-        return self.train(*ready, seq, steps=steps).residuals
+        return self.train(*ready, seq, steps=self.steps).residuals
 
     def train(
         self,
@@ -194,16 +192,17 @@ class ItemSpace:
 
     @property
     def space_id(self) -> str:
-        """Digest of everything but the order of energy: other vectors must not be compared."""
+        """Digest of all but the order of energy and how a log is read: other vectors differ."""
         return self._digest(but="basis.")
 
     @property
     def basis_id(self) -> str:
-        """Digest of everything: prefixes may be compared too."""
+        """Digest of all but how a log is read: prefixes may be compared too."""
         return self._digest(but=None)
 
     def _digest(self, but: str | None) -> str:
-        digest = hashlib.sha256(json.dumps(self.description(), sort_keys=True).encode())
+        fixed = {name: v for name, v in self.description().items() if name not in READING}
+        digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
         for name, array in sorted(self.arrays().items()):
             if but is None or not name.startswith(but):
                 digest.update(f"{name} {array.dtype} {array.shape} ".encode())

@@ -38,7 +38,7 @@ from assets.inputs import (
 from assets.intake import ADDED, STORED
 from assets.lake import Lake, digest, open_lake
 from assets.settings import Settings
-from assets.stored import encoded, evidence_of, load_space, vector_rows
+from assets.stored import encoded, evidence_of, space_of, vector_rows
 from encoders.engine import LocalEngine
 from encoders.spec import MODALITIES, Modality
 from store import UnknownIds, releases
@@ -200,7 +200,7 @@ def _complete(lake: Lake, name: str, version: int) -> None:
 def _vectors(lake: Lake, base: Release, ids: pa.Array) -> tuple[pa.Table, dict[str, int]]:
     """Return the rows of `item_vectors` of the newest items of these ids, and what was encoded."""
     found = {modality: _encoded(lake, modality, ids) for modality in MODALITIES}
-    stored = load_space(lake, base.space_id)
+    stored = space_of(lake, base)
     evidence = evidence_of(lake, stored, ids, at=base.tables)
     content = Content(*(found[modality][0] for modality in MODALITIES))
     return vector_rows(stored, ids, content, *evidence), {m: found[m][1] for m in MODALITIES}

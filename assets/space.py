@@ -6,7 +6,7 @@ the released space is kept (a refresh) or a new one is fitted.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -19,11 +19,10 @@ from safetensors.numpy import save as save_arrays
 
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
-from alignment.evaluate import cross_version
+from alignment.evaluate import Version, cross_version
 from alignment.fit import choose_recipe, fit, relearn
 from alignment.fuse import Residuals
 from alignment.interactions import Sequences, Split, from_log, leave_last_out
-from alignment.residuals import Trained
 from alignment.whiten import Content
 from assets import checks
 from assets.inputs import (
@@ -182,14 +181,12 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
         kept, matrix = _kept(lake, content, split)
         what = f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
         stored, past = kept or _fitted(lake, content, split)
-        known = evidence(lake, stored, "all")
-        everything = stored.space.learn(content, known, log, steps=past.steps)
-        written = _residuals(lake, {"train": past.residuals, "all": everything})
+        everything = stored.space.learn(content, evidence(lake, stored, "all"), log)
+        written = _residuals(lake, {"train": past, "all": everything})
         metadata = {
             "space_id": stored.space_id,
             "basis_id": stored.space.basis_id,
             "cross_version": matrix,
-            "steps": past.steps,
             "description": stored.space.description(),
         }
         build = lake.record("item_space", inputs, lake.versions("spaces") | written, metadata)
@@ -207,9 +204,10 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
 
 def _kept(
     lake: Lake, content: Content, split: Split
-) -> tuple[tuple[StoredSpace, Trained] | None, list[dict[str, float]]]:
+) -> tuple[tuple[StoredSpace, Residuals] | None, list[dict[str, float]]]:
     """The released space, if the last release's users still find what they want in today's items.
 
+    It comes with the residuals of the training period, as it reads today's log.
     And R@10 of old and new users among old and new items, at every dim. Both sides hold the
     evidence of their training period only and are judged on validation.
     """
@@ -220,13 +218,20 @@ def _kept(
     past = load_residuals(lake, "train", at=release.tables["item_residuals"])
     known = evidence(lake, stored, "train")
     now = relearn(stored.space, content, known, split)
-    older = stored.space.views(content, stored.turned(before, load_ids(lake)), past)
-    newer = stored.space.views(content, known, now.residuals)
+    old, new = (
+        Version(views.fused_context, views.fused_target, space.recency)
+        for space, views in (
+            (
+                stored.space,
+                stored.space.views(content, stored.turned(before, load_ids(lake)), past),
+            ),
+            (now.space, now.space.views(content, known, now.residuals)),
+        )
+    )
     cases = trial(split, on="validation", max_users=JUDGES, seed=lake.settings.seed)
-    old, new = ((views.fused_context, views.fused_target) for views in (older, newer))
-    cases = cases.faded(stored.space.recency)
     matrix = [{"dim": dim} | cross_version(old, new, cases, dim=dim) for dim in lake.settings.dims]
-    return ((stored, now) if ratio(matrix) >= KEPT else None), matrix
+    kept = replace(stored, space=now.space), now.residuals
+    return (kept if ratio(matrix) >= KEPT else None), matrix
 
 
 def ratio(matrix: list[dict[str, float]]) -> float:
@@ -245,7 +250,7 @@ def _residuals(lake: Lake, periods: Mapping[str, Residuals]) -> dict[str, int]:
     return {"item_residuals": lake.tables.replace("item_residuals", pa.concat_tables(tables))}
 
 
-def _fitted(lake: Lake, content: Content, split: Split) -> tuple[StoredSpace, Trained]:
+def _fitted(lake: Lake, content: Content, split: Split) -> tuple[StoredSpace, Residuals]:
     """Fit a space to the training period and store it."""
     space, _, residuals = fit(
         content,
@@ -263,7 +268,7 @@ def _fitted(lake: Lake, content: Content, split: Split) -> tuple[StoredSpace, Tr
         "weights": save_arrays(space.arrays()),
     }
     lake.tables.upsert("spaces", pa.Table.from_pylist([row], schema=SPACES))
-    return stored, Trained(residuals, space.steps)
+    return stored, residuals
 
 
 @dg.asset(

@@ -7,6 +7,7 @@ becomes of it, is decided in the modules that call it.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from assets.inputs import load_ids, makings, vectors_wanted
 from assets.lake import Lake
 from encoders.spec import MODALITIES, Modality
 from matryoshka.prefix import Vectors
+from store.releases import Release
 from store.schema import ROLES, item_vectors_table, matrix, positions, vector_key
 
 VIEWS: dict[str, list[str]] = {
@@ -129,15 +131,23 @@ class StoredSpace:
         return self.space.align(known, rows)
 
 
-def load_space(lake: Lake, space_id: str | None = None) -> StoredSpace:
-    """Return a stored space, by default the one that item_space last settled on."""
-    wanted = space_id or lake.built("item_space").metadata["space_id"]
-    row = lake.tables.take("spaces", "space_id", [wanted]).to_pylist()[0]
-    description = json.loads(row["description"])
-    space = ItemSpace.restore(load_arrays(row["weights"]), description["space"])
-    if space.space_id != wanted:
-        raise RuntimeError(f"the stored space {wanted} does not hold what it was fitted to")
-    return StoredSpace(wanted, space, description["anchor_ids"])
+def load_space(lake: Lake) -> StoredSpace:
+    """Return the space that item_space last settled on, as it reads today's log."""
+    built = lake.built("item_space").metadata
+    return _space(lake, built["space_id"], built["description"])
+
+
+def space_of(lake: Lake, release: Release) -> StoredSpace:
+    """Return the space of a release, as it read the log of that day."""
+    return _space(lake, release.space_id, release.description["space"])
+
+
+def _space(lake: Lake, space_id: str, description: dict[str, Any]) -> StoredSpace:
+    row = lake.tables.take("spaces", "space_id", [space_id]).to_pylist()[0]
+    space = ItemSpace.restore(load_arrays(row["weights"]), description)
+    if space.space_id != space_id:
+        raise RuntimeError(f"the stored space {space_id} does not hold what it was fitted to")
+    return StoredSpace(space_id, space, json.loads(row["description"])["anchor_ids"])
 
 
 def released_space(lake: Lake) -> StoredSpace | None:
@@ -145,7 +155,7 @@ def released_space(lake: Lake) -> StoredSpace | None:
     release = lake.shown()
     if release is None or release.description.get("makings") != makings(lake):
         return None
-    return load_space(lake, release.space_id)
+    return space_of(lake, release)
 
 
 def evidence(lake: Lake, stored: StoredSpace, period: str) -> Collaborative:

@@ -106,18 +106,18 @@ class Lab:
         space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
         return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
 
-    def refreshed(self, shop: Shop, space: ItemSpace) -> evaluate.Roles:
+    def refreshed(self, shop: Shop, space: ItemSpace) -> evaluate.Version:
         """Make the fused vectors of a grown shop in a space that is kept."""
 
         def make() -> dict[str, np.ndarray]:
             known = space.factorise(shop.split.train)
-            added = relearn(space, shop.content, known, shop.split).residuals
-            found = space.views(shop.content, known, added)
-            return {"context": found.fused_context, "target": found.fused_target}
+            today, _, added = relearn(space, shop.content, known, shop.split)
+            context, target = evaluate.roles_of(today.views(shop.content, known, added))["fused"]
+            return {"context": context, "target": target, "recency": np.array(today.recency)}
 
         key = (sources(), shop.content, shop.split, space.basis_id)
         kept = self.stages.keep("refresh", key, make)
-        return kept["context"], kept["target"]
+        return evaluate.Version(kept["context"], kept["target"], float(kept["recency"]))
 
     def ranked(
         self, fitted: tuple[ItemSpace, Views], cases: Trial, *, among: Bits | None = None

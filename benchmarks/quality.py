@@ -268,44 +268,39 @@ def night_after_night(lab: Lab) -> Rows:
     retrained: R@10 of a space fitted anew that night, all else as in "new x new".
     """
     rows: Rows = []
-    fused: list[evaluate.Roles] = []
+    fused: list[evaluate.Version] = []
     space: ItemSpace | None = None
     for k, night in enumerate(nights(lab.shop.content, lab.shop.sequences)):
         shop = replace(lab.shop, content=night.content, split=night.split)
         anew, views = lab.fitted(shop, lab.seeds[0])
         space = space or anew
-        retrained = evaluate.roles_of(views)["fused"]
+        retrained = evaluate.Version(*evaluate.roles_of(views)["fused"], anew.recency)
         fused.append(lab.refreshed(shop, space) if k else retrained)
         cases = trial(night.split, on="test")
         for dim in lab.shop.dims if k else ():
             rows.append(
                 {"catalog": lab.shop.name, "vectors": "fused", "consumer": "A", "dim": dim}
                 | {"split": "leave-last-out", "masked": True, "slice": f"night {k}"}
-                | _across(fused, retrained, (space, anew), cases, dim)
+                | _across(fused, retrained, cases, dim)
             )
     return rows
 
 
 def _across(
-    fused: Sequence[evaluate.Roles],
-    retrained: evaluate.Roles,
-    spaces: tuple[ItemSpace, ItemSpace],
-    cases: Trial,
-    dim: int,
+    fused: Sequence[evaluate.Version], retrained: evaluate.Version, cases: Trial, dim: int
 ) -> Row:
     """Read the last night's users with earlier nights' vectors, among the items of those nights."""
     newest, row = fused[-1], dict[str, Any]()
-    kept, anew = (cases.faded(space.recency) for space in spaces)
     for name, older in (("the night before", fused[-2]), ("the first night", fused[0])):
-        n = len(older[0])
-        common = (newest[0][:n], newest[1][:n])
-        found = evaluate.cross_version(older, common, among_first(kept, n), dim=dim)
+        n = len(older.context)
+        common = newest._replace(context=newest.context[:n], target=newest.target[:n])
+        found = evaluate.cross_version(older, common, among_first(cases, n), dim=dim)
         row[f"ratio to {name}"] = found["ratio"]
         if older is fused[-2]:
             row |= {name: value for name, value in found.items() if name != "ratio"}
     ours, theirs = (
-        rank(by_cosine(*roles, dim=dim), users).masked
-        for roles, users in ((newest, kept), (retrained, anew))
+        rank(by_cosine(each.context, each.target, dim=dim), cases.faded(each.recency)).masked
+        for each in (newest, retrained)
     )
     row |= {"R@10": figures(ours)["R@10"], "retrained": figures(theirs)["R@10"]}
     return row | {"se": figures(theirs)["se"]}

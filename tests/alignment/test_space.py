@@ -6,6 +6,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
+from alignment import choose
 from alignment.collaborative import Collaborative
 from alignment.fit import Fitted, fit, relearn
 from alignment.fuse import Residuals
@@ -263,12 +264,43 @@ def test_a_second_world_is_another_space(space: ItemSpace) -> None:
     assert found.space_id != space.space_id
 
 
-def test_a_kept_space_learns_as_it_did_and_as_long(
+def test_a_kept_space_learns_from_a_log_what_it_did_when_it_was_fitted(
     world: World, split: Split, fitted: Fitted
 ) -> None:
     space, known, added = fitted
-    again = relearn(space, world.content, known, split)
-    assert again.steps == space.steps
+    again = space.learn(world.content, known, split.train)
+    np.testing.assert_array_equal(again.target, added.target)
+
+
+def test_a_kept_space_is_the_same_however_a_log_is_read(
+    world: World, split: Split, fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, known, added = fitted
+    yesterday = replace(space, recipe=replace(space.recipe, recency=0.9), steps=7)
+    assert yesterday.recency != space.recency
+    assert yesterday.space_id == space.space_id
+    assert yesterday.basis_id == space.basis_id
+    monkeypatch.setattr(choose, "RECENCIES", (space.recency,))
+    again = relearn(yesterday, world.content, known, split)
+    assert again.space.description() == space.description()
     np.testing.assert_array_equal(again.residuals.target, added.target)
-    by_steps = space.learn(world.content, known, split.train)
-    np.testing.assert_array_equal(by_steps.context, added.context)
+
+
+def test_a_kept_space_reads_a_log_as_its_users_remember(
+    world: World, split: Split, fitted: Fitted
+) -> None:
+    """Everybody took the same three items of another chain last: older events tell the next."""
+    space, known, _ = fitted
+    slow = relearn(space, world.content, known, distracted(split)).space
+    assert slow.recency == 0.9
+    assert slow.space_id == space.space_id
+
+
+def distracted(split: Split) -> Split:
+    """The same users after three more events."""
+    train, tail = split.train, np.array([170, 171, 172], np.int32)
+    ends = np.repeat(train.indptr[1:], 3)
+    items = np.insert(train.items, ends, np.tile(tail, train.n_users)).astype(np.int32)
+    indptr = train.indptr + 3 * np.arange(train.n_users + 1)
+    places = np.arange(len(items)) - np.repeat(indptr[:-1], np.diff(indptr))
+    return replace(split, train=replace(train, indptr=indptr, items=items, times=places))

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignment import choose
 from assets.add import add, remove
+from assets.lake import open_lake
 from assets.run import Outcome, materialize
 from assets.settings import Settings, load
+from assets.stored import load_space, space_of
 from store import ItemStore, UnknownIds
 from store.tables import Tables
 
@@ -311,3 +314,20 @@ def test_a_kept_space_tells_what_old_users_find_among_new_vectors(
     for row in matrix:
         assert row["old x old"] > 0.1
         assert row["ratio"] == row["old x new"] / row["old x old"] > 0.95
+
+
+def test_a_kept_space_reads_a_grown_log_as_fits_it(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ItemStore.open(copy / "store").release
+    other = next(r for r in choose.RECENCIES if r != first.description["space"]["recipe.recency"])
+    monkeypatch.setattr(choose, "RECENCIES", (other,))
+    one_event_more(next((copy / "catalogue").glob("interactions.*")))
+    outcome = materialize(copy / "itemnest.toml")
+    assert outcome.succeeded, outcome.failures
+    release = ItemStore.open(copy / "store").release
+    assert release.space_id == first.space_id
+    assert release.description["space"]["recipe.recency"] == other
+    with open_lake(settings(copy)) as lake:
+        assert load_space(lake).space.description() == release.description["space"]
+        assert space_of(lake, first).space.description() == first.description["space"]
