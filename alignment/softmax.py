@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 CHUNK_BYTES = 12 << 20  # logits and their softmax together; measured best of 1 to 32 MiB
+ROUND = 256  # items are filled up to so many: oneDNN compiles, and keeps 4 MB, for every new shape
 
 
 def fastest() -> torch.dtype:
@@ -52,6 +54,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _products(states: Tensor, items: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sum the losses, softmax @ items [t, h] and softmax.T @ states [n, h], chunk by chunk."""
+    count = len(items)
+    items = functional.pad(items, (0, 0, 0, -count % ROUND))
     size = max(1, CHUNK_BYTES // (2 * items.element_size() * len(items)))
     size = -(-len(states) // max(1, round(len(states) / size)))  # chunks of like size
     logits, softmax = torch.empty(2, size, len(items), dtype=items.dtype)
@@ -62,9 +66,10 @@ def _products(states: Tensor, items: Tensor, targets: Tensor) -> tuple[Tensor, T
         rows = slice(start, min(start + size, len(states)))
         part, n = states[rows], rows.stop - start
         torch.mm(part, items.T, out=logits[:n])
+        logits[:n, count:] = -torch.inf
         torch.softmax(logits[:n], dim=1, out=softmax[:n])
         own = softmax[:n].gather(1, targets[rows, None]).float()
         value -= own.clamp(min=torch.finfo(torch.float32).tiny).log().sum()
         to_states[rows] = softmax[:n] @ items
         to_items += (softmax[:n].T @ part).float()  # four times as fast as adding bfloat16
-    return value, to_states, to_items
+    return value, to_states, to_items[:count]
