@@ -216,6 +216,11 @@ class Version(NamedTuple):
     target: Vectors
     recency: float
 
+    @classmethod
+    def of(cls, space: ItemSpace, views: Views) -> "Version":
+        """Return the fused vectors that a space made, read as it reads."""
+        return cls(views.fused_context, views.fused_target, space.recency)
+
 
 def cross_version(older: Version, newer: Version, cases: Trial, *, dim: int) -> dict[str, float]:
     """R@10 of histories read with one version against candidates of another, same rows in both.

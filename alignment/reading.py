@@ -30,8 +30,9 @@ WARM_UP = 20  # steps
 class Schedule:
     """How long and how fast: `steps` at most, or `epochs` over a log that is shorter.
 
-    candidates: items that compete in a step, if there are as many with events; always: how many of
-    the dims are in every step, the shortest first, since they hold the least.
+    candidates: items that compete in a step, as far as there are as many with events, or more if
+    those that must be there are many; always: how many of the dims are in every step, the shortest
+    first, since they hold the least.
     """
 
     steps: int = 300

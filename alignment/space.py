@@ -192,7 +192,10 @@ class ItemSpace:
 
     @property
     def space_id(self) -> str:
-        """Digest of all but the order of energy and how a log is read: other vectors differ."""
+        """Digest of all but the order of energy and how a log is read.
+
+        Vectors of another one must not be compared.
+        """
         return self._digest(but="basis.")
 
     @property

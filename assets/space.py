@@ -207,9 +207,9 @@ def _kept(
 ) -> tuple[tuple[StoredSpace, Residuals] | None, list[dict[str, float]]]:
     """The released space, if the last release's users still find what they want in today's items.
 
-    It comes with the residuals of the training period, as it reads today's log.
-    And R@10 of old and new users among old and new items, at every dim. Both sides hold the
-    evidence of their training period only and are judged on validation.
+    It is as it reads today's log, with the residuals of the training period. Beside it, R@10 of old
+    and new users among old and new items, at every dim: both sides hold the evidence of their
+    training period only and are judged on validation.
     """
     release, stored = lake.shown(), released_space(lake)
     if release is None or stored is None:
@@ -218,16 +218,9 @@ def _kept(
     past = load_residuals(lake, "train", at=release.tables["item_residuals"])
     known = evidence(lake, stored, "train")
     now = relearn(stored.space, content, known, split)
-    old, new = (
-        Version(views.fused_context, views.fused_target, space.recency)
-        for space, views in (
-            (
-                stored.space,
-                stored.space.views(content, stored.turned(before, load_ids(lake)), past),
-            ),
-            (now.space, now.space.views(content, known, now.residuals)),
-        )
-    )
+    older = stored.space.views(content, stored.turned(before, load_ids(lake)), past)
+    newer = now.space.views(content, known, now.residuals)
+    old, new = Version.of(stored.space, older), Version.of(now.space, newer)
     cases = trial(split, on="validation", max_users=JUDGES, seed=lake.settings.seed)
     matrix = [{"dim": dim} | cross_version(old, new, cases, dim=dim) for dim in lake.settings.dims]
     kept = replace(stored, space=now.space), now.residuals

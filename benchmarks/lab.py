@@ -112,8 +112,8 @@ class Lab:
         def make() -> dict[str, np.ndarray]:
             known = space.factorise(shop.split.train)
             today, _, added = relearn(space, shop.content, known, shop.split)
-            context, target = evaluate.roles_of(today.views(shop.content, known, added))["fused"]
-            return {"context": context, "target": target, "recency": np.array(today.recency)}
+            found = evaluate.Version.of(today, today.views(shop.content, known, added))
+            return {name: np.asarray(value) for name, value in found._asdict().items()}
 
         key = (sources(), shop.content, shop.split, space.basis_id)
         kept = self.stages.keep("refresh", key, make)

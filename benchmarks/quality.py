@@ -274,7 +274,7 @@ def night_after_night(lab: Lab) -> Rows:
         shop = replace(lab.shop, content=night.content, split=night.split)
         anew, views = lab.fitted(shop, lab.seeds[0])
         space = space or anew
-        retrained = evaluate.Version(*evaluate.roles_of(views)["fused"], anew.recency)
+        retrained = evaluate.Version.of(anew, views)
         fused.append(lab.refreshed(shop, space) if k else retrained)
         cases = trial(night.split, on="test")
         for dim in lab.shop.dims if k else ():
