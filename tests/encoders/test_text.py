@@ -31,11 +31,19 @@ GOLDEN = [
     [-0.118838, 0.048299, -0.002548, -0.011011, 0.051951],
     [-0.096388, 0.102575, 0.028702, 0.070880, -0.044654],
 ]
-GOLDEN_INT8 = [
-    [-0.017161, 0.017724, -0.099751, 0.069206, -0.040678],
-    [-0.121933, 0.041807, -0.005139, -0.019541, 0.054863],
-    [-0.096941, 0.102728, 0.028638, 0.068598, -0.043600],
-]
+# Whole numbers of 8 bits are multiplied by other instructions, and rounded elsewhere.
+GOLDEN_INT8 = {
+    "AVX512": [
+        [-0.017161, 0.017724, -0.099751, 0.069206, -0.040678],
+        [-0.121933, 0.041807, -0.005139, -0.019541, 0.054863],
+        [-0.096941, 0.102728, 0.028638, 0.068598, -0.043600],
+    ],
+    "AVX2": [
+        [-0.017582, 0.015176, -0.099608, 0.067942, -0.040317],
+        [-0.126382, 0.041998, -0.001247, -0.015306, 0.052468],
+        [-0.097209, 0.102479, 0.028731, 0.068286, -0.044776],
+    ],
+}
 WINE = "a dry red wine from the hills, with cherries, leather and a long finish; "
 FILM = "two detectives hunt a murderer through the rain of a city without a name; "
 
@@ -68,7 +76,8 @@ def test_fixed_texts_have_the_published_vectors(loaded: Callable[[str], Encoder]
 
 
 def test_fixed_texts_have_known_vectors_in_int8(minilm: Encoder) -> None:
-    np.testing.assert_allclose(encode(minilm, *TEXTS)[:, :5], GOLDEN_INT8, atol=2e-3)
+    known = GOLDEN_INT8[torch.backends.cpu.get_cpu_capability()]
+    np.testing.assert_allclose(encode(minilm, *TEXTS)[:, :5], known, atol=2e-3)
 
 
 def test_texts_of_one_meaning_are_nearer_than_others(minilm: Encoder) -> None:
