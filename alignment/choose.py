@@ -4,6 +4,7 @@ Every choice is the best of a short list for a judge that sees validation target
 validation users the first of each list stands.
 """
 
+from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -154,6 +155,12 @@ def choose_recency(recipe: Recipe, known: Collaborative, judge: Judge) -> Recipe
         lambda each: judge.faded(each.recency)(known.context, known.target),
         "choosing how fast histories fade",
     )
+
+
+def near(recipe: Recipe) -> list[Recipe]:
+    """Return a recipe and those whose histories fade a little faster or slower."""
+    place = bisect(RECENCIES, recipe.recency)
+    return [replace(recipe, recency=each) for each in RECENCIES[max(0, place - 2) : place + 1]]
 
 
 def hiding(known: Collaborative, cold: NDArray[np.bool_]) -> Collaborative:

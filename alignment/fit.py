@@ -5,17 +5,19 @@ What a space is, and what it makes of items, is space.py's.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from alignment import choose, residuals
+from alignment import choose
 from alignment.aligned import fit_head
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.fuse import Dial, Residuals, compacted, fused, ordered
 from alignment.interactions import Sequences, Split, playing_cold
 from alignment.map import fit_map
+from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import Anchors, ItemSpace
 from alignment.whiten import Content, ContentBlock
 from matryoshka.head import Head, identity
@@ -110,17 +112,18 @@ def fit(
     judge = _judge(split, dims, looks, seed=seed)
     recipe = like.recipe if like else recipe
     recipe = recipe or _recipe(split, judge, method="covisits", dim=dims[-1], seed=seed)
-    judge = judge.faded(recipe.recency)
-    block = like.block if like else choose.choose_block(content, judge, width=dims[-1])
+    faded = judge.faded(recipe.recency)
+    block = like.block if like else choose.choose_block(content, faded, width=dims[-1])
     looks("factorising co-visits")
     known = factorise(split.train, dim=dims[-1], seed=seed, recipe=recipe)
     every = replace(judge, dims=dims)
     rows = block(content)
-    space = _begun(block, rows, known, recipe, every, seed=seed, like=like)
-    space = replace(space, head=_head(space, rows, split.train, every))
+    space = _begun(block, rows, known, recipe, dims, seed=seed, like=like)
     fitted = _learnt(space, rows, known, split.train, every, like=like)
+    space = fitted.space
+    head = _head(space, rows, split.train, every.faded(space.recency))
     looks.finish("fitted the item space")
-    return fitted
+    return fitted._replace(space=replace(space, head=head))
 
 
 def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Split) -> Fitted:
@@ -130,11 +133,8 @@ def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Spl
     the same otherwise, and so are its ids. known: the evidence of that part, in its frame.
     """
     judge = _judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
-    space = replace(space, recipe=choose.choose_recency(space.recipe, known, judge))
-    judge = replace(judge, dims=space.dims).faded(space.recency)
     ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
-    found = _improved(space, ready, known, split.train, judge)
-    return Fitted(replace(space, steps=found.steps), known, found.residuals)
+    return _improved(space, ready, known, split.train, replace(judge, dims=space.dims))
 
 
 def _begun(
@@ -142,13 +142,12 @@ def _begun(
     rows: Vectors,
     known: Collaborative,
     recipe: Recipe,
-    judge: choose.Judge,
+    dims: tuple[int, ...],
     *,
     seed: int,
     like: ItemSpace | None,
 ) -> ItemSpace:
     """Fuse content and behaviour, as it is before anything is trained on the log."""
-    dims = tuple(judge.dims)
     width = dims[-1]
     dial = like.dial if like else Dial() if known.support.any() else Dial(share=1.0)
     mapping = fit_map(rows, known)
@@ -176,16 +175,16 @@ def _learnt(
     *,
     like: ItemSpace | None,
 ) -> Fitted:
-    """Train residuals while they improve, and choose how far new items reach beside them."""
+    """Train residuals, and choose how far new items reach beside them."""
     ready = ordered(rows, known, space.map, space.dial, space.basis)
     if like:
-        found = space.train(*ready, seq, steps=like.steps)
-        return Fitted(replace(space, steps=found.steps), known, found.residuals)
+        space = replace(space, steps=like.steps)
+        return Fitted(space, known, space.train(*ready, seq, steps=space.steps))
     found = _improved(space, ready, known, seq, judge)
-    space = replace(space, steps=found.steps)
-    if known.support.any():
-        space = replace(space, dial=_novel(space, rows, known, seq, judge))
-    return Fitted(space, known, found.residuals)
+    if not known.support.any():
+        return found
+    dial = _novel(found.space, rows, known, seq, judge.faded(found.space.recency))
+    return found._replace(space=replace(found.space, dial=dial))
 
 
 def _improved(
@@ -194,18 +193,35 @@ def _improved(
     known: Collaborative,
     seq: Sequences,
     judge: choose.Judge,
-) -> residuals.Trained:
-    """Train residuals for as long as the judge likes them better, or to the end without one.
+) -> Fitted:
+    """Train residuals, and choose by what they give how fast histories fade and how long it takes.
 
-    New items reach as far as known ones meanwhile, whatever is chosen for them afterwards.
+    A quarter of the schedule tells how fast: as is read now, or as the recencies next to it. It
+    takes all of the schedule, a quarter, half where a quarter is better, or nothing. The rate fades
+    to the end each time: a training that is cut off leaves much to chance. New items reach as far
+    as known ones meanwhile.
     """
-    level = replace(space.dial, novelty=1.0)
+    level, whole = replace(space.dial, novelty=1.0), DEFAULT_SCHEDULE.length(seq)
 
-    def quality(found: Residuals) -> float:
+    @cache
+    def trained(recipe: Recipe, steps: int) -> Residuals:
         judge.look("training on the log")
-        return judge(*fused(*ready, known.support, level, found))
+        return replace(space, recipe=recipe).train(*ready, seq, steps=steps)
 
-    return space.train(*ready, seq, quality=quality if len(judge.cases) else None)
+    def quality(recipe: Recipe, steps: int) -> float:
+        rows = fused(*ready, known.support, level, trained(recipe, steps))
+        return judge.faded(recipe.recency)(*rows)
+
+    def best(steps: Sequence[int]) -> int:
+        return max(steps, key=lambda each: (quality(recipe, each), each))
+
+    recipe, steps = space.recipe, whole
+    if len(judge.cases):
+        recipe = max(choose.near(recipe), key=lambda each: quality(each, whole // 4))
+        steps = best((whole, whole // 4, 0))
+        steps = best((steps, whole // 2)) if steps == whole // 4 else steps
+    space = replace(space, recipe=recipe, steps=steps)
+    return Fitted(space, known, trained(recipe, steps))
 
 
 def _novel(
@@ -215,9 +231,8 @@ def _novel(
     cold = playing_cold(len(rows), seed=space.seed)
     hidden = choose.hiding(known, cold)
     ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)
-    less = seq.keep(~cold[seq.items])
-    found = space.train(*ready, less, steps=space.steps)
-    return choose.choose_novelty(space.dial, *ready, found.residuals, hidden.support, judge)
+    added = space.train(*ready, seq.keep(~cold[seq.items]), steps=space.steps)
+    return choose.choose_novelty(space.dial, *ready, added, hidden.support, judge)
 
 
 def _head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Judge) -> Head:

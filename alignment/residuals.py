@@ -4,7 +4,7 @@ The objective is consumer A's own reading (reading.py). It knows two tables of t
 sequences of their rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,9 @@ from alignment.fuse import REACH, Dial, Residuals
 from alignment.interactions import Rows, Sequences
 from alignment.reading import Schedule
 from matryoshka.prefix import Vectors
-from matryoshka.train import best, reproducible
+from matryoshka.train import reproducible
 
 DEFAULT_SCHEDULE = Schedule()
-Quality = Callable[[Residuals], float]
 
 
 class Table(NamedTuple):
@@ -29,13 +28,6 @@ class Table(NamedTuple):
     rows: Tensor
     residuals: Tensor
     trust: Tensor
-
-
-class Trained(NamedTuple):
-    """Residuals, and after how many steps they were what they are."""
-
-    residuals: Residuals
-    steps: int
 
 
 def train(
@@ -47,40 +39,24 @@ def train(
     recency: float,
     dial: Dial,
     seed: int,
-    steps: int | None = None,
-    quality: Quality | None = None,
     schedule: Schedule = DEFAULT_SCHEDULE,
-) -> Trained:
+) -> Residuals:
     """Train residuals of unit rows float32 [n, d], which stay zero for items without events.
 
     dims: published granularities; a prefix of m reads m - 1 coordinates of these rows, behind the
     one that the reach of a target takes (fuse.py). A residual of an item of n events counts
     n / (n + dial.n0), and is `dial.bound` long at most.
-    quality: the greater the better, asked of none and every `check_every` steps: what is best is
-    returned, and training stops when it no longer improves. steps: where to stop instead, as was
-    found before.
     """
     support = limits.support(seq, limits.checked(None, seq.n_users))
     tables = [_table(rows, support, dial) for rows in (context, target)]
-    total = schedule.length(seq)
+    moving = torch.optim.SparseAdam([table.residuals for table in tables], lr=schedule.rate)
+    read = _read(tables[0], tables[1], dial)
     with reproducible():
-        found = best(
-            reading.trained(
-                _read(tables[0], tables[1], dial),
-                torch.optim.SparseAdam([table.residuals for table in tables], lr=schedule.rate),
-                seq,
-                dims,
-                recency=recency,
-                seed=seed,
-                schedule=schedule,
-            ),
-            lambda: _read_off(tables, dial),
-            stop=total if steps is None else min(steps, total),
-            quality=quality,
-            every=schedule.check_every,
-            patience=schedule.patience,
-        )
-    return Trained(found.found, found.steps)
+        for _ in reading.trained(
+            read, moving, seq, dims, recency=recency, seed=seed, schedule=schedule
+        ):
+            pass
+    return _read_off(tables, dial)
 
 
 def _table(rows: Vectors, support: Rows, dial: Dial) -> Table:

@@ -7,7 +7,7 @@ of items that came later. It knows row order only; ids and storage are somebody 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -118,17 +118,9 @@ class ItemSpace:
         known: the evidence of the same log, turned to this frame.
         """
         ready = ordered(self.block(content), known, self.map, self.dial, self.basis)
-        return self.train(*ready, seq, steps=self.steps).residuals
+        return self.train(*ready, seq, steps=self.steps)
 
-    def train(
-        self,
-        context: Vectors,
-        target: Vectors,
-        seq: Sequences,
-        *,
-        steps: int | None = None,
-        quality: residuals.Quality | None = None,
-    ) -> residuals.Trained:
+    def train(self, context: Vectors, target: Vectors, seq: Sequences, *, steps: int) -> Residuals:
         """Train residuals of ordered rows as this space reads them (residuals.py)."""
         return residuals.train(
             context,
@@ -138,8 +130,7 @@ class ItemSpace:
             recency=self.recency,
             dial=self.dial,
             seed=self.seed,
-            steps=steps,
-            quality=quality,
+            schedule=replace(residuals.DEFAULT_SCHEDULE, steps=steps),
         )
 
     def align(

@@ -98,7 +98,6 @@ def _fused(lab: Lab, space: ItemSpace, dial: Dial, schedule: Schedule) -> Roles:
         recency=space.recency,
         dial=dial,
         seed=space.seed,
-        steps=min(space.steps, schedule.steps),
-        schedule=schedule,
-    ).residuals
+        schedule=replace(schedule, steps=min(space.steps, schedule.steps)),
+    )
     return fused(*ready, known.support, dial, added)

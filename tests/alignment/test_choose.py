@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alignment import choose
-from alignment.choose import Judge, choose_novelty, choose_recency
+from alignment.choose import Judge, choose_novelty, choose_recency, near
 from alignment.collaborative import Collaborative, Recipe
 from alignment.consumer import trial
 from alignment.fuse import Dial, Residuals
@@ -45,6 +45,14 @@ def test_histories_fade_as_users_forget(wanted: str, chosen: tuple[float, ...]) 
     found = choose_recency(Recipe(method="als"), Collaborative(rows, rows, seq.support), judge(seq))
     assert found.recency in chosen
     assert found.method == "als"
+
+
+@pytest.mark.parametrize(
+    ("recency", "tried"), [(0.6, [0.6, 0.8]), (0.8, [0.6, 0.8, 0.9]), (0.9, [0.8, 0.9])]
+)
+def test_a_recency_is_tried_beside_the_next_ones(recency: float, tried: list[float]) -> None:
+    recipe = Recipe(method="als", recency=recency)
+    assert near(recipe) == [Recipe(method="als", recency=each) for each in tried]
 
 
 def novelty(cold_rows: Vectors, cold: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from alignment.collaborative import Collaborative
 from alignment.fit import Fitted, fit, relearn
 from alignment.fuse import Residuals
 from alignment.interactions import Split, from_log, leave_last_out
+from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import ItemSpace, Views, nothing
 from alignment.whiten import Content, Encoded
 from matryoshka.prefix import prefix, unit
@@ -305,6 +306,34 @@ def test_a_kept_space_is_the_same_however_a_log_is_read(
     again = relearn(yesterday, world.content, known, split)
     assert again.space.description() == space.description()
     np.testing.assert_array_equal(again.residuals.target, added.target)
+
+
+@pytest.mark.parametrize(
+    ("values", "share"),  # by what share of the schedule was trained; another is not asked for
+    [
+        ({1: 3, 0.25: 1, 0: 0}, 1),
+        ({1: 3, 0.25: 3, 0: 0}, 1),
+        ({1: 1, 0.25: 1, 0: 2}, 0),
+        ({1: 1, 0.25: 2, 0: 0, 0.5: 1}, 0.25),
+        ({1: 1, 0.25: 2, 0: 0, 0.5: 3}, 0.5),
+    ],
+)
+def test_training_takes_as_long_as_is_best(
+    world: World,
+    split: Split,
+    fitted: Fitted,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[float, float],
+    share: float,
+) -> None:
+    whole = DEFAULT_SCHEDULE.length(split.train)
+    by_steps = {int(whole * each): value for each, value in values.items()}
+    monkeypatch.setattr(choose, "RECENCIES", (fitted.space.recency,))
+    monkeypatch.setattr(ItemSpace, "train", lambda _, *rows, steps: steps)
+    monkeypatch.setattr("alignment.fit.fused", lambda *given: (given[-1], given[-1]))
+    monkeypatch.setattr(choose.Judge, "__call__", lambda _, steps, __: by_steps[steps])
+    found = relearn(fitted.space, world.content, fitted.known, split)
+    assert found.space.steps == found.residuals == int(whole * share)
 
 
 def test_a_kept_space_reads_a_log_as_its_users_remember(
