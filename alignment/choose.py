@@ -158,7 +158,7 @@ def choose_recency(recipe: Recipe, known: Collaborative, judge: Judge) -> Recipe
 
 
 def near(recipe: Recipe) -> list[Recipe]:
-    """Return a recipe and those whose histories fade a little faster or slower."""
+    """Return the recipes next to this one in RECENCIES, and itself where it is one of them."""
     place = bisect(RECENCIES, recipe.recency)
     return [replace(recipe, recency=each) for each in RECENCIES[max(0, place - 2) : place + 1]]
 

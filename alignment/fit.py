@@ -5,7 +5,6 @@ What a space is, and what it makes of items, is space.py's.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +97,8 @@ def fit(
     """Fit a space to a catalogue and the training part of its log.
 
     Everything open is chosen on the validation targets; test targets are not looked at. `recipe`
-    is what `choose_recipe` gave for this split, when it was asked before. With `like`, the choices
+    is what `choose_recipe` gave for this split, when it was asked before; the search for how fast
+    histories fade begins at its recency. With `like`, the choices
     of that space are taken over and nothing is searched.
     """
     dims = tuple(sorted(set(dims)))
@@ -129,8 +129,9 @@ def fit(
 def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Split) -> Fitted:
     """Train what the training part of a grown log adds in a space that is kept.
 
-    How fast histories fade and how long is trained are chosen anew, on validation; the space is
-    the same otherwise, and so are its ids. known: the evidence of that part, in its frame.
+    How long is trained is chosen anew, on validation, and how fast histories fade, one place of the
+    list from before at most; the space is the same otherwise, and so are its ids. known: the
+    evidence of that part, in its frame.
     """
     judge = _judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
     ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
@@ -196,32 +197,34 @@ def _improved(
 ) -> Fitted:
     """Train residuals, and choose by what they give how fast histories fade and how long it takes.
 
-    A quarter of the schedule tells how fast: as is read now, or as the recencies next to it. It
-    takes all of the schedule, a quarter, half where a quarter is better, or nothing. The rate fades
-    to the end each time: a training that is cut off leaves much to chance. New items reach as far
-    as known ones meanwhile.
+    Trainings a quarter as long tell how fast: as is read now, or at a recency next to it. It takes
+    the whole schedule, a quarter, half where a quarter is better, or nothing. The rate fades to the
+    end each time: a training that is cut off leaves much to chance. New items reach as far as known
+    ones meanwhile.
     """
     level, whole = replace(space.dial, novelty=1.0), DEFAULT_SCHEDULE.length(seq)
 
-    @cache
-    def trained(recipe: Recipe, steps: int) -> Residuals:
+    def look(recipe: Recipe, steps: int) -> tuple[float, Fitted]:
         judge.look("training on the log")
-        return replace(space, recipe=recipe).train(*ready, seq, steps=steps)
+        now = replace(space, recipe=recipe, steps=steps)
+        added = now.train(*ready, seq, steps=steps)
+        value = judge.faded(now.recency)(*fused(*ready, known.support, level, added))
+        return value, Fitted(now, known, added)
 
-    def quality(recipe: Recipe, steps: int) -> float:
-        rows = fused(*ready, known.support, level, trained(recipe, steps))
-        return judge.faded(recipe.recency)(*rows)
+    if not len(judge.cases):
+        return Fitted(replace(space, steps=whole), known, space.train(*ready, seq, steps=whole))
+    quarter = max(
+        (look(each, whole // 4) for each in choose.near(space.recipe)),
+        key=lambda each: (each[0], each[1].space.recipe == space.recipe),
+    )
+    recipe = quarter[1].space.recipe
+    best = max(quarter, look(recipe, whole), look(recipe, 0), key=_longest)
+    return (max(best, look(recipe, whole // 2), key=_longest) if best is quarter else best)[1]
 
-    def best(steps: Sequence[int]) -> int:
-        return max(steps, key=lambda each: (quality(recipe, each), each))
 
-    recipe, steps = space.recipe, whole
-    if len(judge.cases):
-        recipe = max(choose.near(recipe), key=lambda each: quality(each, whole // 4))
-        steps = best((whole, whole // 4, 0))
-        steps = best((steps, whole // 2)) if steps == whole // 4 else steps
-    space = replace(space, recipe=recipe, steps=steps)
-    return Fitted(space, known, trained(recipe, steps))
+def _longest(look: tuple[float, Fitted]) -> tuple[float, int]:
+    """Order by value, and equals by how long was trained."""
+    return look[0], look[1].space.steps
 
 
 def _novel(

@@ -93,3 +93,14 @@ def test_a_short_log_is_read_in_small_batches_and_not_for_long() -> None:
     users, items = np.divmod(np.arange(60_000), 600)
     many = from_log(users, items, items, n_items=600, seed=0)
     assert schedule.length(many) == 8 * -(-59_900 // 2048)
+
+
+def test_the_rate_fades_to_the_end_however_long_a_schedule_is() -> None:
+    users, items = np.divmod(np.arange(60_000), 600)
+    many = from_log(users, items, items, n_items=600, seed=0)
+    for steps in (50, 200):
+        schedule = Schedule(steps=steps, batch=16, candidates=8)
+        paces = [pace for pace, _ in reading._batches(many, 0.6, 0, schedule)]
+        assert len(paces) == steps
+        assert max(paces) > 0.6
+        assert paces[-1] < 0.06

@@ -14,7 +14,7 @@ from alignment.residuals import train
 from matryoshka.prefix import Vectors, unit
 
 N, DIMS = 40, (8, 16)
-QUICK = Schedule(steps=60, batch=256, candidates=30, rate=1e-2, check_every=20)
+QUICK = Schedule(steps=60, batch=256, candidates=30, rate=1e-2)
 LONGER = replace(QUICK, steps=200, epochs=50)
 
 

@@ -309,13 +309,14 @@ def test_a_kept_space_is_the_same_however_a_log_is_read(
 
 
 @pytest.mark.parametrize(
-    ("values", "share"),  # by what share of the schedule was trained; another is not asked for
+    ("values", "recency", "share"),  # values by recency and share of the schedule
     [
-        ({1: 3, 0.25: 1, 0: 0}, 1),
-        ({1: 3, 0.25: 3, 0: 0}, 1),
-        ({1: 1, 0.25: 1, 0: 2}, 0),
-        ({1: 1, 0.25: 2, 0: 0, 0.5: 1}, 0.25),
-        ({1: 1, 0.25: 2, 0: 0, 0.5: 3}, 0.5),
+        ({(0.6, 0.25): 1, (0.8, 0.25): 0, (0.6, 1): 3, (0.6, 0): 0}, 0.6, 1),
+        ({(0.6, 0.25): 3, (0.8, 0.25): 0, (0.6, 1): 3, (0.6, 0): 0}, 0.6, 1),
+        ({(0.6, 0.25): 1, (0.8, 0.25): 0, (0.6, 1): 1, (0.6, 0): 2}, 0.6, 0),
+        ({(0.6, 0.25): 2, (0.8, 0.25): 2, (0.6, 1): 1, (0.6, 0): 0, (0.6, 0.5): 1}, 0.6, 0.25),
+        ({(0.6, 0.25): 2, (0.8, 0.25): 0, (0.6, 1): 1, (0.6, 0): 0, (0.6, 0.5): 3}, 0.6, 0.5),
+        ({(0.6, 0.25): 1, (0.8, 0.25): 2, (0.8, 1): 3, (0.8, 0): 0}, 0.8, 1),
     ],
 )
 def test_training_takes_as_long_as_is_best(
@@ -323,17 +324,21 @@ def test_training_takes_as_long_as_is_best(
     split: Split,
     fitted: Fitted,
     monkeypatch: pytest.MonkeyPatch,
-    values: dict[float, float],
+    values: dict[tuple[float, float], float],
+    recency: float,
     share: float,
 ) -> None:
+    """What is not in the table is not asked for; a quarter as long tells the recency, no other."""
     whole = DEFAULT_SCHEDULE.length(split.train)
-    by_steps = {int(whole * each): value for each, value in values.items()}
-    monkeypatch.setattr(choose, "RECENCIES", (fitted.space.recency,))
-    monkeypatch.setattr(ItemSpace, "train", lambda _, *rows, steps: steps)
+    by_steps = {(each, int(whole * part)): value for (each, part), value in values.items()}
+    monkeypatch.setattr(choose, "RECENCIES", (0.6, 0.8))
+    monkeypatch.setattr(ItemSpace, "train", lambda space, *rows, steps: (space.recency, steps))
     monkeypatch.setattr("alignment.fit.fused", lambda *given: (given[-1], given[-1]))
-    monkeypatch.setattr(choose.Judge, "__call__", lambda _, steps, __: by_steps[steps])
-    found = relearn(fitted.space, world.content, fitted.known, split)
-    assert found.space.steps == found.residuals == int(whole * share)
+    monkeypatch.setattr(choose.Judge, "__call__", lambda _, found, __: by_steps[found])
+    space = replace(fitted.space, recipe=replace(fitted.space.recipe, recency=0.6))
+    found = relearn(space, world.content, fitted.known, split)
+    assert (found.space.recency, found.space.steps) == (recency, int(whole * share))
+    assert found.residuals == (recency, int(whole * share))
 
 
 def test_a_kept_space_reads_a_log_as_its_users_remember(
