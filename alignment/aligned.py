@@ -59,4 +59,4 @@ def fit_head(
             quality=quality,
             every=schedule.check_every,
             patience=schedule.patience,
-        ).found
+        )

@@ -98,8 +98,8 @@ def fit(
 
     Everything open is chosen on the validation targets; test targets are not looked at. `recipe`
     is what `choose_recipe` gave for this split, when it was asked before; the search for how fast
-    histories fade begins at its recency. With `like`, the choices
-    of that space are taken over and nothing is searched.
+    histories fade begins at its recency. With `like`, the choices of that space are taken over and
+    nothing is searched.
     """
     dims = tuple(sorted(set(dims)))
     if not dims or dims[0] < 2:

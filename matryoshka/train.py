@@ -5,7 +5,7 @@ It knows dims, losses and optimisers; what is read at a dim, and how good it is,
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -49,13 +49,6 @@ def steps(
         yield step
 
 
-class Best(NamedTuple, Generic[T]):
-    """What was best, and after how many steps it was what it is."""
-
-    found: T
-    steps: int
-
-
 def best(
     trained: Iterable[int],
     read: Callable[[], T],
@@ -64,22 +57,22 @@ def best(
     quality: Callable[[T], float] | None,
     every: int,
     patience: int,
-) -> Best[T]:
+) -> T:
     """Train up to `stop`, and return the best of what is read off now, every so often, and then.
 
     quality: the greater the better, training stops when it has not improved `patience` times; the
     last is returned without it.
     """
-    kept, stale = Best(read(), 0), 0
+    kept, stale = read(), 0
     if not stop:
         return kept
-    top = quality(kept.found) if quality else -np.inf
+    top = quality(kept) if quality else -np.inf
     for step in trained:
         if step < stop and (quality is None or step % every):
             continue
         found = read()
         value = quality(found) if quality else 0.0
-        kept, top, stale = (Best(found, step), value, 0) if value > top else (kept, top, stale + 1)
+        kept, top, stale = (found, value, 0) if value > top else (kept, top, stale + 1)
         if step == stop or stale == patience:
             break
     return kept
