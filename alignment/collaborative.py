@@ -5,7 +5,9 @@ The tables of other recommenders (alternatives.py) can stand in their place, equ
 It knows sequences of row numbers; what an item is or says, it does not.
 """
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -224,10 +226,19 @@ def _randomised(matrix: Matrix, k: int, seed: int, rounds: int) -> Triples:
 
 
 def _product(matrix: Matrix, rows: Floats) -> Floats:
-    """Multiply a few columns at a time: of 100,000 rows they fit a cache, which halves the time."""
+    """Multiply a few columns at a time, which fit a cache of 100,000 rows, on every core there is.
+
+    Each column is summed in the same order whoever does it, so cores change no digit.
+    """
     found = np.empty((matrix.shape[0], rows.shape[1]), np.float32)
-    for k in range(0, rows.shape[1], TOGETHER):
-        found[:, k : k + TOGETHER] = matrix @ np.ascontiguousarray(rows[:, k : k + TOGETHER])
+
+    def multiply(start: int) -> None:
+        some = slice(start, start + TOGETHER)
+        found[:, some] = matrix @ np.ascontiguousarray(rows[:, some])
+
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
+        for _ in cores.map(multiply, range(0, rows.shape[1], TOGETHER)):
+            pass
     return found
 
 

@@ -21,6 +21,7 @@ from alignment.space import Anchors, ItemSpace
 from alignment.whiten import Content, ContentBlock
 from matryoshka.head import Head, identity
 from matryoshka.prefix import Vectors
+from matryoshka.train import at_once
 
 Progress = Callable[[int, int, str], None]
 VALIDATION_USERS = 3000
@@ -84,6 +85,22 @@ class Fitted(NamedTuple):
     residuals: Residuals
 
 
+class Look(NamedTuple):
+    """What a training gave, and its value on validation."""
+
+    value: float
+    fitted: Fitted
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the log was read."""
+        return self.fitted.space.recipe
+
+    def order(self) -> tuple[float, int]:
+        """Rank by value, and equals by how long was trained."""
+        return self.value, self.fitted.space.steps
+
+
 def fit(
     content: Content,
     split: Split,
@@ -121,9 +138,13 @@ def fit(
     space = _begun(block, rows, known, recipe, dims, seed=seed, like=like)
     fitted = _learnt(space, rows, known, split.train, every, like=like)
     space = fitted.space
-    head = _head(space, rows, split.train, every.faded(space.recency))
+    faded = every.faded(space.recency)
+    head, dial = at_once(
+        lambda: _head(space, rows, split.train, faded),
+        lambda: space.dial if like else _novel(space, rows, known, split.train, faded),
+    )
     looks.finish("fitted the item space")
-    return fitted._replace(space=replace(space, head=head))
+    return fitted._replace(space=replace(space, head=head, dial=dial))
 
 
 def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Split) -> Fitted:
@@ -176,16 +197,12 @@ def _learnt(
     *,
     like: ItemSpace | None,
 ) -> Fitted:
-    """Train residuals, and choose how far new items reach beside them."""
+    """Train residuals, for as long and read as is best, or as another space says."""
     ready = ordered(rows, known, space.map, space.dial, space.basis)
     if like:
         space = replace(space, steps=like.steps)
         return Fitted(space, known, space.train(*ready, seq, steps=space.steps))
-    found = _improved(space, ready, known, seq, judge)
-    if not known.support.any():
-        return found
-    dial = _novel(found.space, rows, known, seq, judge.faded(found.space.recency))
-    return found._replace(space=replace(found.space, dial=dial))
+    return _improved(space, ready, known, seq, judge)
 
 
 def _improved(
@@ -200,37 +217,39 @@ def _improved(
     Trainings a quarter as long tell how fast: as is read now, or at a recency next to it. It takes
     the whole schedule, a quarter, half where a quarter is better, or nothing. The rate fades to the
     end each time: a training that is cut off leaves much to chance. New items reach as far as known
-    ones meanwhile.
+    ones meanwhile. The whole is trained beside the quarters, and again at a recency that is better.
     """
     level, whole = replace(space.dial, novelty=1.0), DEFAULT_SCHEDULE.length(seq)
 
-    def look(recipe: Recipe, steps: int) -> tuple[float, Fitted]:
+    def look(recipe: Recipe, steps: int) -> Look:
         judge.look("training on the log")
         now = replace(space, recipe=recipe, steps=steps)
         added = now.train(*ready, seq, steps=steps)
         value = judge.faded(now.recency)(*fused(*ready, known.support, level, added))
-        return value, Fitted(now, known, added)
+        return Look(value, Fitted(now, known, added))
+
+    def quarters() -> Look:
+        looks = (look(each, whole // 4) for each in choose.near(space.recipe))
+        return max(looks, key=lambda each: (each.value, each.recipe == space.recipe))
 
     if not len(judge.cases):
         return Fitted(replace(space, steps=whole), known, space.train(*ready, seq, steps=whole))
-    quarter = max(
-        (look(each, whole // 4) for each in choose.near(space.recipe)),
-        key=lambda each: (each[0], each[1].space.recipe == space.recipe),
-    )
-    recipe = quarter[1].space.recipe
-    best = max(quarter, look(recipe, whole), look(recipe, 0), key=_longest)
-    return (max(best, look(recipe, whole // 2), key=_longest) if best is quarter else best)[1]
-
-
-def _longest(look: tuple[float, Fitted]) -> tuple[float, int]:
-    """Order by value, and equals by how long was trained."""
-    return look[0], look[1].space.steps
+    long, quarter = at_once(lambda: look(space.recipe, whole), quarters)
+    recipe = quarter.recipe
+    if recipe != space.recipe:
+        long = look(recipe, whole)
+    best = max(quarter, long, look(recipe, 0), key=Look.order)
+    if best is quarter:
+        best = max(best, look(recipe, whole // 2), key=Look.order)
+    return best.fitted
 
 
 def _novel(
     space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences, judge: choose.Judge
 ) -> Dial:
     """Choose the reach of new items while a tenth of them plays cold in everything trained."""
+    if not known.support.any():
+        return space.dial
     cold = playing_cold(len(rows), seed=space.seed)
     hidden = choose.hiding(known, cold)
     ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)

@@ -4,6 +4,7 @@ It knows dims, losses and optimisers; what is read at a dim, and how good it is,
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 COOLEST, WARMEST, FIRST = 0.01, 0.3, 0.07  # temperatures
 HEATING = 1e-2  # their learning rate
+S = TypeVar("S")
 T = TypeVar("T")
 Loss = Callable[[Sequence[int], Sequence[Tensor]], Tensor]  # of dims and their temperatures
 
@@ -92,3 +94,13 @@ def reproducible() -> Generator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(before)
+
+
+def at_once(one: Callable[[], T], other: Callable[[], S]) -> tuple[T, S]:
+    """Call two functions side by side, and return both results: a training uses one core only.
+
+    What one of them raises is raised when both have ended.
+    """
+    with reproducible(), ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(other)
+        return one(), beside.result()
