@@ -4,8 +4,9 @@ It knows stages and how rows of figures look; which figures are asked for, it do
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from assets.run import materialize
 from assets.settings import FILE, load, write_default
 from assets.space import load_sequences
 from assets.stored import load_content
-from benchmarks.stages import Stages, sources
+from benchmarks.stages import Arrays, Stages, sources
 
 MIDDLE = 128  # the dim of every comparison
 Row = dict[str, Any]
@@ -78,6 +79,9 @@ def id_order(catalogue: Path, ids: Any) -> Ints | None:
     return np.unique(known.to_numpy(zero_copy_only=False), return_inverse=True)[1]
 
 
+Ask = tuple[Shop, int, ItemSpace | None]  # fit to what, with which seed, with whose choices
+
+
 @dataclass(frozen=True, slots=True)
 class Lab:
     """What the parts measure with: a shop, its stages, and a seed per repetition."""
@@ -86,38 +90,29 @@ class Lab:
     stages: Stages
     seeds: tuple[int, ...]
 
+    def fit(self, asked: Iterable[Ask]) -> None:
+        """Fit what never was fitted, side by side, for `fitted` to find."""
+        self.stages.make("fit", map(_fitting, asked))
+
     def fitted(
         self, shop: Shop, seed: int, like: ItemSpace | None = None
     ) -> tuple[ItemSpace, Views]:
         """Fit vectors to a shop: the whole one, or one that lacks something."""
-
-        def make() -> dict[str, np.ndarray]:
-            space, views = evaluate.published(
-                shop.content, shop.split, dims=shop.dims, seed=seed, like=like
-            )
-            described = np.array(json.dumps(space.description()))
-            parts = {f"view.{name}": getattr(views, name) for name in Views.__slots__}
-            learnt = {f"space.{name}": value for name, value in space.arrays().items()}
-            return {"description": described, **parts, **learnt}
-
-        key = (sources(), shop.content, shop.split, shop.dims, seed, like and like.basis_id)
-        kept = self.stages.keep("fit", key, make)
+        kept = self.stages.keep("fit", *_fitting((shop, seed, like)))
         learnt = {n.removeprefix("space."): v for n, v in kept.items() if n.startswith("space.")}
         space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
         return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
 
-    def refreshed(self, shop: Shop, space: ItemSpace) -> evaluate.Version:
-        """Make the fused vectors of a grown shop in a space that is kept."""
-
-        def make() -> dict[str, np.ndarray]:
-            known = space.factorise(shop.split.train)
-            today, _, added = relearn(space, shop.content, known, shop.split)
-            found = evaluate.Version.of(today, today.views(shop.content, known, added))
-            return {name: np.asarray(value) for name, value in found._asdict().items()}
-
-        key = (sources(), shop.content, shop.split, space.basis_id)
-        kept = self.stages.keep("refresh", key, make)
-        return evaluate.Version(kept["context"], kept["target"], float(kept["recency"]))
+    def refreshed(self, shops: Sequence[Shop], space: ItemSpace) -> list[evaluate.Version]:
+        """Make the fused vectors of grown shops in a space that is kept."""
+        wanted = [
+            ((sources(), shop.content, shop.split, space.basis_id), partial(_refresh, shop, space))
+            for shop in shops
+        ]
+        return [
+            evaluate.Version(kept["context"], kept["target"], float(kept["recency"]))
+            for kept in self.stages.keep_each("refresh", wanted)
+        ]
 
     def ranked(
         self, fitted: tuple[ItemSpace, Views], cases: Trial, *, among: Bits | None = None
@@ -158,6 +153,7 @@ class Lab:
 
     def views(self) -> list[list[Ranked]]:
         """Rank the test targets by the vectors of every seed."""
+        self.fit((self.shop, seed, None) for seed in self.seeds)
         return [self.ranked(self.fitted(self.shop, s), self.cases) for s in self.seeds]
 
     def rows(self, runs: Sequence[Sequence[Ranked]], slice: str, consumer: str = "A") -> Rows:
@@ -169,6 +165,30 @@ class Lab:
             for same in zip(*runs, strict=True)
             for masked in (False, True)
         ]
+
+
+def _fitting(ask: Ask) -> tuple[object, Callable[[], Arrays]]:
+    """Return what a fit is made from, and how."""
+    shop, seed, like = ask
+    made_from = (sources(), shop.content, shop.split, shop.dims, seed, like and like.basis_id)
+    return made_from, partial(_fit, shop, seed, like)
+
+
+def _fit(shop: Shop, seed: int, like: ItemSpace | None) -> Arrays:
+    space, views = evaluate.published(
+        shop.content, shop.split, dims=shop.dims, seed=seed, like=like
+    )
+    described = np.array(json.dumps(space.description()))
+    parts = {f"view.{name}": getattr(views, name) for name in Views.__slots__}
+    learnt = {f"space.{name}": value for name, value in space.arrays().items()}
+    return {"description": described, **parts, **learnt}
+
+
+def _refresh(shop: Shop, space: ItemSpace) -> Arrays:
+    known = space.factorise(shop.split.train)
+    today, _, added = relearn(space, shop.content, known, shop.split)
+    found = evaluate.Version.of(today, today.views(shop.content, known, added))
+    return {name: np.asarray(value) for name, value in found._asdict().items()}
 
 
 def averaged(seeds: Sequence[Floats]) -> Row:

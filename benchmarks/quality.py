@@ -1,6 +1,6 @@
 """What a catalogue's vectors are worth, beside every floor: tables, and JSON lines of them.
 
-    python -m benchmarks.quality CATALOGUE [--parts floors views …] [--seeds 3] [--folder FOLDER]
+    python -m benchmarks.quality CATALOGUE [--parts floors …] [--seeds 3] [--processes 2]
 
 Leave-last-out, all items ranked, mid-rank ties, all users with three events; choices are made on
 validation only. Consumer A trains nothing (alignment/consumer.py), consumer B is a small SASRec on
@@ -26,7 +26,7 @@ posters      whether pictures help to tell what is taken together
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -48,8 +48,8 @@ from alignment.statistics import paired_bootstrap
 from alignment.whiten import MODALITIES, Bits, Content
 from assets.report import markdown
 from benchmarks.figures import Report, print_machine
-from benchmarks.lab import Lab, Row, Rows, load_shop
-from benchmarks.stages import Reading, Stages, readings
+from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop
+from benchmarks.stages import PROCESSES, Reading, Stages, readings
 from benchmarks.terms import terms
 from benchmarks.times import among_first, at_one_moment, nights
 from matryoshka.prefix import prefix
@@ -77,10 +77,15 @@ def cold(lab: Lab) -> Rows:
     """Measure what is left for items out of everything learnt, and for the others beside them."""
     runs: dict[str, list[list[Ranked]]] = {"cold": [], "within cold": [], "warm beside cold": []}
     shares: list[list[float]] = []
-    for seed in lab.seeds:
-        held = playing_cold(len(lab.shop.content), seed=seed)
-        less = replace(lab.shop, split=evaluate.without(lab.shop.split, held))
-        found = lab.fitted(less, seed, lab.fitted(lab.shop, seed)[0])
+    hidden = {seed: playing_cold(len(lab.shop.content), seed=seed) for seed in lab.seeds}
+    less = {
+        seed: replace(lab.shop, split=evaluate.without(lab.shop.split, held))
+        for seed, held in hidden.items()
+    }
+    likes = {seed: lab.fitted(lab.shop, seed)[0] for seed in lab.seeds}
+    lab.fit((less[seed], seed, likes[seed]) for seed in lab.seeds)
+    for seed, held in hidden.items():
+        found = lab.fitted(less[seed], seed, likes[seed])
         cases = evaluate.cold_trials(lab.shop.split, held)
         plain = lab.content_floors(cases.cold)
         runs["cold"].append(lab.ranked(found, cases.cold) + plain)
@@ -115,19 +120,27 @@ def shares_in_top(
 def modalities(lab: Lab) -> Rows:
     """Measure spaces fitted to one modality alone, and to half of one."""
     rows: Rows = []
-    shop, seed, cases = lab.shop, lab.seeds[0], lab.cases
-    names = present(shop.content)
-    for name in names if len(names) > 1 else ():
-        alone = replace(shop, content=evaluate.only(shop.content, name))
-        rows += lab.rows([lab.ranked(lab.fitted(alone, seed), cases)], f"{name} only")
-    gone = np.random.default_rng(seed).random(len(shop.content)) < 0.5
-    for name in names:
-        bare = replace(shop, content=evaluate.lacking(shop.content, name, gone))
-        found = lab.ranked(lab.fitted(bare, seed), cases)
-        what = f"half without {name}"
+    seed, cases, gone = lab.seeds[0], lab.cases, half(lab)
+    for what, shop in lacking_shops(lab).items():
+        found = lab.ranked(lab.fitted(shop, seed), cases)
         rows += lab.rows([found], what)
-        rows += lab.rows([only(found, gone[cases.targets])], f"{what}: targets without it")
+        if what.startswith("half"):
+            rows += lab.rows([only(found, gone[cases.targets])], f"{what}: targets without it")
     return rows
+
+
+def lacking_shops(lab: Lab) -> dict[str, Shop]:
+    """Return the shop with one modality only, and with one that half of the items lack."""
+    content, names = lab.shop.content, present(lab.shop.content)
+    found = {f"{name} only": evaluate.only(content, name) for name in names if len(names) > 1}
+    for name in names:
+        found[f"half without {name}"] = evaluate.lacking(content, name, half(lab))
+    return {what: replace(lab.shop, content=each) for what, each in found.items()}
+
+
+def half(lab: Lab) -> Bits:
+    """Draw half of the items."""
+    return np.random.default_rng(lab.seeds[0]).random(len(lab.shop.content)) < 0.5
 
 
 def present(content: Content) -> list[str]:
@@ -161,9 +174,8 @@ def order(lab: Lab) -> Rows:
 def independent(lab: Lab) -> Rows:
     """Measure a space of each dim alone, of the first seed."""
     found: list[Ranked] = []
-    for dim in lab.shop.dims:
-        alone = replace(lab, shop=replace(lab.shop, dims=(dim,)))
-        found += alone.ranked(alone.fitted(alone.shop, lab.seeds[0]), lab.cases)
+    for shop in shops_of_one_dim(lab):
+        found += replace(lab, shop=shop).ranked(lab.fitted(shop, lab.seeds[0]), lab.cases)
     kept = [each for each in found if each.vectors in ("aligned", "fused")]
     rows, ours = lab.rows([kept], "one space per dim"), lab.views()
     for each in kept:
@@ -171,8 +183,13 @@ def independent(lab: Lab) -> Rows:
     return rows
 
 
+def shops_of_one_dim(lab: Lab) -> list[Shop]:
+    """Return the shop as it is published at every dim alone."""
+    return [replace(lab.shop, dims=(dim,)) for dim in lab.shop.dims]
+
+
 def consumer_b(lab: Lab) -> Rows:
-    """Measure fused in consumer B, the vectors of seed s read with seed s, and ids with the first.
+    """Measure fused in consumer B, vectors of seed s read with seed s, and what it learns alone.
 
     Dropout is what validation likes better at the middle dim, with the first seed.
     """
@@ -180,13 +197,15 @@ def consumer_b(lab: Lab) -> Rows:
     tried = [_read_by_b(lab, first, middle, dropout) for dropout in DROPOUTS]
     found = readings(lab.stages, tried, split)
     dropout = DROPOUTS[int(np.argmax([each.validation for each in found]))]
+    ids = [Reading("learned_ids", None, None, seed, 0.0) for seed in lab.seeds]
     runs = [_read_by_b(lab, s, dim, dropout) for s in lab.seeds for dim in lab.shop.dims]
-    done = readings(lab.stages, [*runs, Reading("learned_ids", None, None, first, 0.0)], split)
+    done = readings(lab.stages, [*ids, *runs], split)  # the long ones first
     seconds = sum(each.seconds for each in done) / len(done)
     print(f"\nDropout by validation: {dropout}. {seconds:.0f} s a run in the mean.\n")
-    size = len(lab.shop.dims)
-    parts = [[each.ranked for each in done[k : k + size]] for k in range(0, len(runs), size)]
-    return lab.rows(parts, "warm", "B") + lab.rows([[done[-1].ranked]], "warm", "B")
+    found, size = [each.ranked for each in done], len(lab.shop.dims)
+    alone, read = found[: len(ids)], found[len(ids) :]
+    parts = [read[k : k + size] for k in range(0, len(runs), size)]
+    return lab.rows(parts, "warm", "B") + lab.rows([[each] for each in alone], "warm", "B")
 
 
 def _read_by_b(lab: Lab, seed: int, dim: int, dropout: float) -> Reading:
@@ -229,18 +248,14 @@ def compared(lab: Lab, ours: Sequence[Ranked], rival: Ranked, slice: str) -> Row
 def posters(lab: Lab) -> Rows:
     """Tell how many of the items taken together are neighbours by content, by what it reads."""
     shop, seed = lab.shop, lab.seeds[0]
-    text, image = shop.content.text.has, shop.content.image.has
-    if not (image.any() and text.any()):
+    alone = {what: shop for what, shop in lacking_shops(lab).items() if what.endswith("only")}
+    if not {"text only", "image only"} <= set(alone):
         return []
-    items = np.flatnonzero(image & (shop.sequences.support >= TAKEN))
+    items = np.flatnonzero(shop.content.image.has & (shop.sequences.support >= TAKEN))
     wanted = evaluate.together(shop.sequences, items)
     found: dict[str, Floats] = {}
-    for what, content in {
-        "text and image": shop.content,
-        "text only": evaluate.only(shop.content, "text"),
-        "image only": evaluate.only(shop.content, "image"),
-    }.items():
-        rows = lab.fitted(replace(shop, content=content), seed)[1].content
+    for what in ("text and image", "text only", "image only"):
+        rows = lab.fitted(alone.get(what, shop), seed)[1].content
         found[what] = evaluate.recall_together(prefix(rows[items], shop.middle), wanted)
     both = found["text and image"]
     tests = {what: paired_bootstrap(both, recall, seed=seed) for what, recall in found.items()}
@@ -255,11 +270,19 @@ def posters(lab: Lab) -> Rows:
 
 def one_moment(lab: Lab) -> Rows:
     """Measure floors and views on a split at one moment, where the log has times."""
+    rows: Rows = []
+    for shop in moment_shops(lab):
+        moved = replace(lab, shop=shop)
+        rows += moved.rows([moved.floors()], "warm") + moved.rows(moved.views(), "warm")
+        rows = [row | {"split": "one moment", "users": len(moved.cases)} for row in rows]
+    return rows
+
+
+def moment_shops(lab: Lab) -> list[Shop]:
+    """Return the shop split at one moment; none if its times are places in a history."""
     if len(np.unique(lab.shop.sequences.times)) <= lab.shop.sequences.longest:
-        return []  # places in a history, not times
-    moved = replace(lab, shop=replace(lab.shop, split=at_one_moment(lab.shop.sequences)))
-    rows = moved.rows([moved.floors()], "warm") + moved.rows(moved.views(), "warm")
-    return [row | {"split": "one moment", "users": len(moved.cases)} for row in rows]
+        return []
+    return [replace(lab.shop, split=at_one_moment(lab.shop.sequences))]
 
 
 def night_after_night(lab: Lab) -> Rows:
@@ -268,22 +291,28 @@ def night_after_night(lab: Lab) -> Rows:
     retrained: R@10 of a space fitted anew that night, all else as in "new x new".
     """
     rows: Rows = []
-    fused: list[evaluate.Version] = []
-    space: ItemSpace | None = None
-    for k, night in enumerate(nights(lab.shop.content, lab.shop.sequences)):
-        shop = replace(lab.shop, content=night.content, split=night.split)
-        anew, views = lab.fitted(shop, lab.seeds[0])
-        space = space or anew
-        retrained = evaluate.Version.of(anew, views)
-        fused.append(lab.refreshed(shop, space) if k else retrained)
-        cases = trial(night.split, on="test")
-        for dim in lab.shop.dims if k else ():
+    first, *grown = night_shops(lab)
+    space, views = lab.fitted(first, lab.seeds[0])
+    fused = [evaluate.Version.of(space, views), *lab.refreshed(grown, space)]
+    for k, shop in enumerate(grown, 1):
+        anew = evaluate.Version.of(*lab.fitted(shop, lab.seeds[0]))
+        cases = trial(shop.split, on="test")
+        for dim in lab.shop.dims:
             rows.append(
                 {"catalog": lab.shop.name, "vectors": "fused", "consumer": "A", "dim": dim}
                 | {"split": "leave-last-out", "masked": True, "slice": f"night {k}"}
-                | _across(fused, retrained, cases, dim)
+                | _across(fused[: k + 1], anew, cases, dim)
             )
     return rows
+
+
+def night_shops(lab: Lab) -> list[Shop]:
+    """Return the shop as it was, night after night."""
+    shop = lab.shop
+    return [
+        replace(shop, content=night.content, split=night.split)
+        for night in nights(shop.content, shop.sequences)
+    ]
 
 
 def _across(
@@ -323,6 +352,25 @@ PARTS: dict[str, Callable[[Lab], Rows]] = {
         consumer_b,
     )
 }
+
+
+# Parts that read the whole shop's vectors of the first seed only.
+ONE_SEED = ("floors", "one_moment", "night_after_night", "modalities", "posters", "terms")
+# Other shops that parts want vectors of, with the first seed or with all.
+SHOPS: dict[str, tuple[Callable[[Lab], Iterable[Shop]], slice]] = {
+    "one_moment": (moment_shops, slice(None)),
+    "night_after_night": (night_shops, slice(1)),
+    "modalities": (lambda lab: lacking_shops(lab).values(), slice(1)),
+    "independent": (shops_of_one_dim, slice(1)),
+}
+
+
+def fits(lab: Lab, parts: Sequence[str]) -> Iterator[Ask]:
+    """Yield the fits that parts ask for and that wait for no other, those of all the shop first."""
+    whole = lab.seeds if {*parts} - {*ONE_SEED} else lab.seeds[:1]
+    yield from ((lab.shop, seed, None) for seed in whole)
+    for shops, seeds in (SHOPS[part] for part in parts if part in SHOPS):
+        yield from ((shop, seed, None) for shop in shops(lab) for seed in lab.seeds[seeds])
 
 
 def find(rows: Rows, figure: str, **wanted: Any) -> float | None:
@@ -428,13 +476,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("catalogue", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--processes", type=int, default=PROCESSES, help="that compute side by side"
+    )
     parser.add_argument("--folder", type=Path, help="default: data/quality/<name>")
     asked = parser.parse_args(arguments)
     folder = asked.folder or Path("data/quality") / asked.catalogue.resolve().name
     print_machine("numpy", "scipy", "torch")
     with threadpool_limits(1, user_api="blas"):
         shop = load_shop(asked.catalogue, folder)
-        lab = Lab(shop, Stages(folder / "stages"), tuple(range(asked.seeds)))
+        lab = Lab(shop, Stages(folder / "stages", asked.processes), tuple(range(asked.seeds)))
+        lab.fit(fits(lab, asked.parts))
         for part in asked.parts:
             rows = PARTS[part](lab)
             show(part, rows)

@@ -1,15 +1,16 @@
 """Stages of a long measurement: each computed once, and kept under what it was made from.
 
 A stage is a file of named arrays whose name holds a digest of its inputs, so that a changed input
-is another stage and nothing has to be deleted. Consumer B's runs are stages that processes of one
-thread each compute. It does not know what the figures mean.
+is another stage and nothing has to be deleted. Stages that do not wait for each other are computed
+side by side, by processes of one thread each. It does not know what the figures mean.
 """
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,20 +34,21 @@ PROCESSES = 2
 FITTING = ("alignment", "matryoshka")
 JUDGING = ("evaluate", "floors", "sasrec", "softmax", "statistics")
 Arrays = Mapping[str, NDArray[Any]]
+Make = Callable[[], Arrays]
 
 
 class Stages:
-    """A folder of computed stages."""
+    """A folder of computed stages, and how many processes compute those that can go on at once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, processes: int = PROCESSES) -> None:
+        self.folder, self.processes = folder, processes
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str, made_from: object) -> Path:
         """Say where a stage is, or will be."""
         return self.folder / f"{name}-{digest(FORMAT, made_from)}.npz"
 
-    def keep(self, name: str, made_from: object, make: Callable[[], Arrays]) -> Arrays:
+    def keep(self, name: str, made_from: object, make: Make) -> Arrays:
         """Return the arrays of a stage, made now if they never were."""
         path = self.path(name, made_from)
         if not path.exists():
@@ -55,11 +57,39 @@ class Stages:
             tell(f"{path.stem}: {perf_counter() - started:.1f} s")
         return read(path)
 
+    def keep_each(self, name: str, wanted: Iterable[tuple[object, Make]]) -> list[Arrays]:
+        """Return the arrays of stages; several that never were made are made side by side.
+
+        wanted: what each is made from, and how; both can be sent to another process.
+        """
+        wanted = list(wanted)
+        self.make(name, wanted)
+        return [self.keep(name, *each) for each in wanted]
+
+    def make(self, name: str, wanted: Iterable[tuple[object, Make]]) -> None:
+        """Make stages for `keep` to find; a single one, and all of one process, it makes itself."""
+        by_path = {self.path(name, each[0]): each for each in wanted}
+        missing = [each for path, each in by_path.items() if not path.exists()]
+        if min(self.processes, len(missing)) < 2:
+            return
+        os.environ["OMP_NUM_THREADS"] = "1"  # read by the new processes when they import torch
+        with ProcessPoolExecutor(
+            self.processes, get_context("spawn"), torch.set_num_threads, (1,)
+        ) as pool:
+            asked = [pool.submit(_keep, self, name, *each) for each in missing]
+            for done, each in enumerate(as_completed(asked), 1):
+                each.result()
+                tell(f"{name}: {done} of {len(asked)}")
+
     def keep_ranks(
         self, name: str, made_from: object, make: Callable[[], Sequence[Ranked]]
     ) -> list[Ranked]:
         """Return the ranks of a stage, made now if they never were."""
         return unpacked(self.keep(name, made_from, lambda: packed(make())))
+
+
+def _keep(stages: Stages, name: str, made_from: object, make: Make) -> None:
+    stages.keep(name, made_from, make)
 
 
 def tell(what: str) -> None:
@@ -155,19 +185,9 @@ class Read:
 
 
 def readings(stages: Stages, runs: Sequence[Reading], split: Split) -> list[Read]:
-    """Run consumer B as often as asked, in PROCESSES processes; runs made before are read."""
-    paths = [stages.path("b", (run, split)) for run in runs]
-    missing = {path: run for path, run in zip(paths, runs, strict=True) if not path.exists()}
-    if missing:
-        os.environ["OMP_NUM_THREADS"] = "1"  # read by the new processes when they import torch
-        with ProcessPoolExecutor(
-            PROCESSES, get_context("spawn"), torch.set_num_threads, (1,)
-        ) as pool:
-            asked = {pool.submit(measured, run, split): path for path, run in missing.items()}
-            for done, each in enumerate(as_completed(asked), 1):
-                write(asked[each], each.result())
-                tell(f"{asked[each].stem}: {done} of {len(asked)} runs of consumer B")
-    return [_read(run, read(path)) for path, run in zip(paths, runs, strict=True)]
+    """Run consumer B as often as asked; runs made before are read."""
+    found = stages.keep_each("b", [((run, split), partial(measured, run, split)) for run in runs])
+    return [_read(run, arrays) for run, arrays in zip(runs, found, strict=True)]
 
 
 def measured(run: Reading, split: Split) -> Arrays:

@@ -1,4 +1,4 @@
-"""Each part of how fused and aligned vectors are made, on and off: recall on validation targets.
+"""Each part of how fused and aligned vectors are made, changed alone: recall on validation targets.
 
 One seed, in the space that was fitted with it; what a row changes is made anew, all else stays. It
 is where choices were made, so no figure here is a claim.
@@ -7,8 +7,10 @@ is where choices were made, so no figure here is a claim.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from alignment import aligned, residuals
+from alignment.choose import RECENCIES
 from alignment.consumer import by_cosine, rank, trial
 from alignment.evaluate import Roles
 from alignment.floors import Ranked
@@ -17,7 +19,7 @@ from alignment.reading import Schedule
 from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import ItemSpace
 from benchmarks.lab import Lab, Rows
-from benchmarks.stages import sources
+from benchmarks.stages import Arrays, packed, sources, unpacked
 
 PLAIN = replace(DEFAULT_SCHEDULE, steps=0)
 SCHEDULES: Mapping[str, Schedule] = {
@@ -42,37 +44,64 @@ HEADS: Mapping[str, tuple[Schedule, float]] = {
 }
 
 
+class Trained(NamedTuple):
+    """Vectors made with one part changed: which, what is changed, all that it means, and how."""
+
+    vectors: str
+    what: str
+    change: object
+    space: ItemSpace
+    make: Callable[[Lab, ItemSpace], Roles]
+
+
 def terms(lab: Lab) -> Rows:
     """Train with each part changed: fused for as long as was released, heads to the end."""
     space = lab.fitted(lab.shop, lab.seeds[0])[0]
-    rows: Rows = []
-    for vectors, what, change, make in _tried(lab, space):
-        found = lab.stages.keep_ranks(
-            "terms",
-            (sources(), lab.shop.content, lab.shop.split, space.basis_id, vectors, change),
-            lambda vectors=vectors, make=make: _ranked(lab, space, vectors, make()),
-        )
-        rows += [row | {"split": "validation"} for row in lab.rows([found], what)]
-    return rows
+    tried = [*_of_fused(space, DEFAULT_SCHEDULE.length(lab.shop.split.train)), *_of_aligned(space)]
+    made_from = (sources(), lab.shop.content, lab.shop.split, space.basis_id)
+    wanted = [
+        ((*made_from, each.vectors, each.change), partial(_ranked, lab, each)) for each in tried
+    ]
+    found = map(unpacked, lab.stages.keep_each("terms", wanted))
+    return [
+        row | {"split": "validation"}
+        for each, ranks in zip(tried, found, strict=True)
+        for row in lab.rows([ranks], each.what)
+    ]
 
 
-def _tried(lab: Lab, space: ItemSpace) -> Iterator[tuple[str, str, object, Callable[[], Roles]]]:
-    """Yield which vectors, what is changed about them, all that it means, and how to make them."""
+def _of_fused(space: ItemSpace, whole: int) -> Iterator[Trained]:
+    """Change how residuals are trained, the dial, how long is trained, how histories are read."""
     for what, schedule in SCHEDULES.items():
-        yield "fused", what, schedule, partial(_fused, lab, space, space.dial, schedule)
+        make = partial(_fused, dial=space.dial, schedule=schedule)
+        yield Trained("fused", what, schedule, space, make)
     for what, news in DIALS.items():
         dial = replace(space.dial, **news)
-        yield "fused", what, dial, partial(_fused, lab, space, dial, DEFAULT_SCHEDULE)
+        make = partial(_fused, dial=dial, schedule=DEFAULT_SCHEDULE)
+        yield Trained("fused", what, dial, space, make)
+    make = partial(_fused, dial=space.dial, schedule=DEFAULT_SCHEDULE)
+    for steps in sorted({whole // 4, whole // 2, whole} - {space.steps}):
+        yield Trained("fused", f"{steps} steps", steps, replace(space, steps=steps), make)
+    for recency in sorted({*RECENCIES} - {space.recency}):
+        other = replace(space, recipe=replace(space.recipe, recency=recency))
+        yield Trained("fused", f"histories fade by {recency}", other.recipe, other, make)
+
+
+def _of_aligned(space: ItemSpace) -> Iterator[Trained]:
+    """Change how the head is trained."""
     for what, (schedule, decay) in HEADS.items():
-        yield "aligned", what, (schedule, decay), partial(_aligned, lab, space, schedule, decay)
+        make = partial(_aligned, schedule=schedule, decay=decay)
+        yield Trained("aligned", what, (schedule, decay), space, make)
 
 
-def _ranked(lab: Lab, space: ItemSpace, vectors: str, roles: Roles) -> list[Ranked]:
-    cases = trial(lab.shop.split, on="validation").faded(space.recency)
-    return [Ranked(vectors, dim, rank(by_cosine(*roles, dim=dim), cases)) for dim in lab.shop.dims]
+def _ranked(lab: Lab, tried: Trained) -> Arrays:
+    cases = trial(lab.shop.split, on="validation").faded(tried.space.recency)
+    roles = tried.make(lab, tried.space)
+    ranks = {dim: rank(by_cosine(*roles, dim=dim), cases) for dim in lab.shop.dims}
+    return packed([Ranked(tried.vectors, dim, found) for dim, found in ranks.items()])
 
 
-def _aligned(lab: Lab, space: ItemSpace, schedule: Schedule, decay: float) -> Roles:
+def _aligned(lab: Lab, space: ItemSpace, *, schedule: Schedule, decay: float) -> Roles:
     rows = space.block(lab.shop.content)
     head = aligned.fit_head(
         rows,
@@ -86,7 +115,7 @@ def _aligned(lab: Lab, space: ItemSpace, schedule: Schedule, decay: float) -> Ro
     return head(rows), head(rows)
 
 
-def _fused(lab: Lab, space: ItemSpace, dial: Dial, schedule: Schedule) -> Roles:
+def _fused(lab: Lab, space: ItemSpace, *, dial: Dial, schedule: Schedule) -> Roles:
     train, rows = lab.shop.split.train, space.block(lab.shop.content)
     known = space.factorise(train)
     basis = compacted(rows, known, space.map, dial, width=space.width)

@@ -32,9 +32,9 @@ def folder(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *parts: str, seeds: int = 2) -> list[dict[str, object]]:
-    options = ["--folder", str(folder), "--seeds", str(seeds), "--parts", *parts]
-    main([str(folder / "catalogue"), *options])
+def run(folder: Path, *parts: str, seeds: int = 2, processes: int = 2) -> list[dict[str, object]]:
+    options = ["--folder", folder, "--seeds", seeds, "--processes", processes, "--parts", *parts]
+    main([str(folder / "catalogue"), *map(str, options)])
     return stored(folder / "quality.jsonl")
 
 
@@ -72,7 +72,7 @@ def test_a_second_run_reads_its_stages_and_says_the_same(folder: Path):
 
 
 def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
-    found = run(folder, "terms", "one_moment", "night_after_night", seeds=1)
+    found = run(folder, "terms", "one_moment", "night_after_night", seeds=1, processes=1)
     rows = {
         part: [row for row in found if row["part"] == part] for part in {r["part"] for r in found}
     }
@@ -81,7 +81,10 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
         for row in rows["terms"]
         if row["dim"] == 16 and not row["masked"]
     }
-    assert len(tried) == len(SCHEDULES) + len(DIALS) + len(HEADS)
+    assert {what for vectors, what in tried if vectors == "aligned"} == set(HEADS)
+    others = {what for vectors, what in tried if vectors == "fused"} - {*SCHEDULES, *DIALS}
+    assert sum(what.endswith(" steps") for what in others) >= 2  # beside what was chosen
+    assert sum(what.startswith("histories fade by ") for what in others) == 2
     assert {row["split"] for row in rows["terms"]} == {"validation"}
     assert tried["fused", "no residuals"] != tried["fused", "as released"]
     assert tried["fused", "content alone"] != tried["fused", "co-visits alone"]
