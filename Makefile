@@ -69,7 +69,7 @@ bench: install
 
 quality: install
 	@test -n "$(CATALOG)" || { echo "which catalogue? make quality CATALOG=<folder>"; exit 1; }
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality "$(CATALOG)" $(if $(PARTS),--parts $(PARTS))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality "$(CATALOG)" $(if $(PARTS),--parts $(PARTS)) $(if $(PROCESSES),--processes $(PROCESSES))
 
 bench-store: install
 	@mkdir -p data/bench

@@ -26,6 +26,7 @@ EXACT_BELOW = 640  # items; a dense decomposition is as fast there, and exact
 OVERSAMPLING = 32
 EVENTS_AT_ONCE = 1 << 19  # whose pairs are counted together: some hundred MB
 TOGETHER = 16  # columns that are multiplied at once
+CORES = 8  # which do so side by side, at most
 NOISE = 1e-5  # of the longest row: what a decomposition in float32 leaves of a row of zeros
 METHODS = ("covisits", *TABLES)
 Matrix = Any  # scipy.sparse.csr_matrix, which has no types
@@ -226,7 +227,7 @@ def _randomised(matrix: Matrix, k: int, seed: int, rounds: int) -> Triples:
 
 
 def _product(matrix: Matrix, rows: Floats) -> Floats:
-    """Multiply a few columns at a time, which fit a cache of 100,000 rows, on every core there is.
+    """Multiply a few columns at a time, which fit a cache of 100,000 rows, on up to CORES cores.
 
     Each column is summed in the same order whoever does it, so cores change no digit.
     """
@@ -236,10 +237,15 @@ def _product(matrix: Matrix, rows: Floats) -> Floats:
         some = slice(start, start + TOGETHER)
         found[:, some] = matrix @ np.ascontiguousarray(rows[:, some])
 
-    with ThreadPoolExecutor(os.cpu_count()) as cores:
-        for _ in cores.map(multiply, range(0, rows.shape[1], TOGETHER)):
+    with ThreadPoolExecutor(min(CORES, _cores())) as pool:
+        for _ in pool.map(multiply, range(0, rows.shape[1], TOGETHER)):
             pass
     return found
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _orthonormal(rows: Floats) -> Vectors:

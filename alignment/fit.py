@@ -5,6 +5,7 @@ What a space is, and what it makes of items, is space.py's.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from matryoshka.head import Head, identity
 from matryoshka.prefix import Vectors
 from matryoshka.train import at_once
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]  # called by one thread at a time, not always the same
 VALIDATION_USERS = 3000
 ANCHORS = 4096
 
@@ -33,12 +34,14 @@ class Looks:
 
     def __init__(self, progress: Progress | None, expected: int) -> None:
         self.progress, self.expected, self.done = progress, expected, 0
+        self.one_by_one = Lock()
 
     def __call__(self, what: str) -> None:
-        """Count one more."""
-        self.done += 1
-        if self.progress:
-            self.progress(min(self.done, self.expected - 1), self.expected, what)
+        """Count one more, from whichever thread."""
+        with self.one_by_one:
+            self.done += 1
+            if self.progress:
+                self.progress(min(self.done, self.expected - 1), self.expected, what)
 
     def finish(self, what: str) -> None:
         """Count all, however many there were."""
@@ -217,7 +220,7 @@ def _improved(
     Trainings a quarter as long tell how fast: as is read now, or at a recency next to it. It takes
     the whole schedule, a quarter, half where a quarter is better, or nothing. The rate fades to the
     end each time: a training that is cut off leaves much to chance. New items reach as far as known
-    ones meanwhile. The whole is trained beside the quarters, and again at a recency that is better.
+    ones meanwhile. The whole is trained beside the quarters, and again if they change the recency.
     """
     level, whole = replace(space.dial, novelty=1.0), DEFAULT_SCHEDULE.length(seq)
 

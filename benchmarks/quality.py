@@ -17,7 +17,7 @@ order        users whose last pair descends by item id (files whose ids leak the
 one_moment   the same floors and views on a split at one moment for everybody
 night_after_night  one space kept while log and catalogue grow: each night read with the last ones
 independent  a space of each dim alone: what a prefix must beat
-terms        each part of how fused is trained on and off, on validation targets
+terms        how fused and aligned are trained, each part changed alone, on validation targets
 consumer_b   fused at every dim in consumer B, and the item vectors that it learns by itself
 compare      fused less each floor, user by user
 posters      whether pictures help to tell what is taken together
@@ -28,7 +28,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +131,21 @@ def modalities(lab: Lab) -> Rows:
 
 def lacking_shops(lab: Lab) -> dict[str, Shop]:
     """Return the shop with one modality only, and with one that half of the items lack."""
+    content, gone = lab.shop.content, half(lab)
+    return shops_of_one_modality(lab) | {
+        f"half without {name}": replace(lab.shop, content=evaluate.lacking(content, name, gone))
+        for name in present(content)
+    }
+
+
+def shops_of_one_modality(lab: Lab) -> dict[str, Shop]:
+    """Return the shop with one modality only, for each of several."""
     content, names = lab.shop.content, present(lab.shop.content)
-    found = {f"{name} only": evaluate.only(content, name) for name in names if len(names) > 1}
-    for name in names:
-        found[f"half without {name}"] = evaluate.lacking(content, name, half(lab))
-    return {what: replace(lab.shop, content=each) for what, each in found.items()}
+    return {
+        f"{name} only": replace(lab.shop, content=evaluate.only(content, name))
+        for name in names
+        if len(names) > 1
+    }
 
 
 def half(lab: Lab) -> Bits:
@@ -248,7 +258,7 @@ def compared(lab: Lab, ours: Sequence[Ranked], rival: Ranked, slice: str) -> Row
 def posters(lab: Lab) -> Rows:
     """Tell how many of the items taken together are neighbours by content, by what it reads."""
     shop, seed = lab.shop, lab.seeds[0]
-    alone = {what: shop for what, shop in lacking_shops(lab).items() if what.endswith("only")}
+    alone = shops_of_one_modality(lab)
     if not {"text only", "image only"} <= set(alone):
         return []
     items = np.flatnonzero(shop.content.image.has & (shop.sequences.support >= TAKEN))
@@ -354,22 +364,32 @@ PARTS: dict[str, Callable[[Lab], Rows]] = {
 }
 
 
-# Parts that read the whole shop's vectors of the first seed only.
-ONE_SEED = ("floors", "one_moment", "night_after_night", "modalities", "posters", "terms")
-# Other shops that parts want vectors of, with the first seed or with all.
-SHOPS: dict[str, tuple[Callable[[Lab], Iterable[Shop]], slice]] = {
-    "one_moment": (moment_shops, slice(None)),
-    "night_after_night": (night_shops, slice(1)),
-    "modalities": (lambda lab: lacking_shops(lab).values(), slice(1)),
-    "independent": (shops_of_one_dim, slice(1)),
+def whole(lab: Lab) -> list[Shop]:
+    """Return the shop itself."""
+    return [lab.shop]
+
+
+FIRST, EVERY = slice(1), slice(None)  # seeds
+# Shops that parts want vectors of, and with which seeds.
+SHOPS: dict[str, Sequence[tuple[Callable[[Lab], Iterable[Shop]], slice]]] = {
+    "floors": [(whole, FIRST)],
+    "views": [(whole, EVERY)],
+    "compare": [(whole, EVERY)],
+    "cold": [(whole, EVERY)],
+    "order": [(whole, EVERY)],
+    "one_moment": [(moment_shops, EVERY)],
+    "night_after_night": [(night_shops, FIRST)],
+    "modalities": [(lambda lab: lacking_shops(lab).values(), FIRST)],
+    "posters": [(whole, FIRST), (lambda lab: shops_of_one_modality(lab).values(), FIRST)],
+    "independent": [(whole, EVERY), (shops_of_one_dim, FIRST)],
+    "terms": [(whole, FIRST)],
+    "consumer_b": [(whole, EVERY)],
 }
 
 
 def fits(lab: Lab, parts: Sequence[str]) -> Iterator[Ask]:
-    """Yield the fits that parts ask for and that wait for no other, those of all the shop first."""
-    whole = lab.seeds if {*parts} - {*ONE_SEED} else lab.seeds[:1]
-    yield from ((lab.shop, seed, None) for seed in whole)
-    for shops, seeds in (SHOPS[part] for part in parts if part in SHOPS):
+    """Yield the fits that parts ask for and that wait for no other."""
+    for shops, seeds in chain.from_iterable(SHOPS[part] for part in parts):
         yield from ((shop, seed, None) for shop in shops(lab) for seed in lab.seeds[seeds])
 
 

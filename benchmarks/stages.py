@@ -2,7 +2,7 @@
 
 A stage is a file of named arrays whose name holds a digest of its inputs, so that a changed input
 is another stage and nothing has to be deleted. Stages that do not wait for each other are computed
-side by side, by processes of one thread each. It does not know what the figures mean.
+side by side, in processes. It does not know what the figures mean.
 """
 
 import os
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
@@ -67,7 +67,7 @@ class Stages:
         return [self.keep(name, *each) for each in wanted]
 
     def make(self, name: str, wanted: Iterable[tuple[object, Make]]) -> None:
-        """Make stages for `keep` to find; a single one, and all of one process, it makes itself."""
+        """Make stages side by side for `keep` to find; one alone is left to it."""
         by_path = {self.path(name, each[0]): each for each in wanted}
         missing = [each for path, each in by_path.items() if not path.exists()]
         if min(self.processes, len(missing)) < 2:
@@ -77,9 +77,12 @@ class Stages:
             self.processes, get_context("spawn"), torch.set_num_threads, (1,)
         ) as pool:
             asked = [pool.submit(_keep, self, name, *each) for each in missing]
-            for done, each in enumerate(as_completed(asked), 1):
-                each.result()
-                tell(f"{name}: {done} of {len(asked)}")
+            try:
+                for done, each in enumerate(as_completed(asked), 1):
+                    each.result()
+                    tell(f"{name}: {done} of {len(asked)}")
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def keep_ranks(
         self, name: str, made_from: object, make: Callable[[], Sequence[Ranked]]
@@ -157,6 +160,7 @@ def _add(total: blake2b, part: Any) -> None:
         total.update(repr(part).encode())
 
 
+@cache
 def sources() -> str:
     """Return a digest of the source code that fits vectors: other code, other vectors."""
     root = Path(__file__).resolve().parents[1]

@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 
 
 def terms(lab: Lab) -> Rows:
-    """Train with each part changed: fused for as long as was released, heads to the end."""
+    """Train with each part changed alone, and rank the validation targets."""
     space = lab.fitted(lab.shop, lab.seeds[0])[0]
     tried = [*_of_fused(space, DEFAULT_SCHEDULE.length(lab.shop.split.train)), *_of_aligned(space)]
     made_from = (sources(), lab.shop.content, lab.shop.split, space.basis_id)

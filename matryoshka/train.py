@@ -99,7 +99,7 @@ def reproducible() -> Generator[None]:
 def at_once(one: Callable[[], T], other: Callable[[], S]) -> tuple[T, S]:
     """Call two functions side by side, and return both results: a training uses one core only.
 
-    What one of them raises is raised when both have ended.
+    What one of them raises is raised when both have ended, of two exceptions the first function's.
     """
     with reproducible(), ThreadPoolExecutor(1) as pool:
         beside = pool.submit(other)

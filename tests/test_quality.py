@@ -1,6 +1,7 @@
 """The quality benchmark: its stages, its rows, its limits, and all of it on the small shop."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from alignment.interactions import from_log, leave_last_out
 from alignment.statistics import Paired
 from benchmarks.figures import Report
 from benchmarks.lab import averaged, id_order
-from benchmarks.quality import main, report_beauty, report_gains, save, stored
+from benchmarks.quality import PARTS, SHOPS, main, report_beauty, report_gains, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
 from benchmarks.terms import DIALS, HEADS, SCHEDULES
 
@@ -94,6 +95,20 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     nights = [row for row in rows["night_after_night"] if row["dim"] == 16]
     assert [row["slice"] for row in nights] == [f"night {k}" for k in range(1, 6)]
     assert all(row["R@10"] > 0 and row["ratio to the night before"] > 0 for row in nights)
+
+
+def test_what_a_part_wants_fitted_is_known() -> None:
+    assert set(SHOPS) == set(PARTS)
+
+
+def test_a_stage_that_fails_in_a_process_is_told(tmp_path: Path):
+    with pytest.raises(ValueError, match="two and three"):
+        Stages(tmp_path, processes=2).make("one", [(k, partial(refused, k)) for k in range(2)])
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def refused(_: int) -> dict[str, np.ndarray]:
+    raise ValueError("two and three")
 
 
 def test_consumer_b_runs_in_processes_and_is_kept(tmp_path: Path):

@@ -76,6 +76,15 @@ def test_the_random_decomposition_finds_the_exact_one(monkeypatch: pytest.Monkey
     np.testing.assert_allclose(found[0] * found[1] @ found[2].T, low, atol=1e-2)
 
 
+@pytest.mark.parametrize("cores", [1, 2, 8])
+def test_cores_change_no_digit_of_a_product(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(collaborative, "_cores", lambda: cores)
+    matrix = sparse.random(900, 900, density=0.05, format="csr", dtype=np.float32, rng=0)
+    rows = np.random.default_rng(1).standard_normal((900, 40), dtype=np.float32)
+    np.testing.assert_array_equal(collaborative._product(matrix, rows), matrix @ rows)
+    np.testing.assert_array_equal(collaborative._product(matrix.T, rows), matrix.T @ rows)
+
+
 def test_nobody_who_took_two_items_is_no_error_in_a_large_catalogue() -> None:
     known = factorise(log([[0], [700]], 701), dim=4, seed=0)
     np.testing.assert_allclose(known.target[[0, 700]], [[1, 0, 0, 0]] * 2)

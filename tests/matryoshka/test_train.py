@@ -1,11 +1,13 @@
 """Nested training: which dims a step reads, what is kept, and what is put back."""
 
 from collections.abc import Iterator, Sequence
+from threading import Barrier
 
+import pytest
 import torch
 from torch import Tensor
 
-from matryoshka.train import Loss, best, reproducible, steps
+from matryoshka.train import Loss, at_once, best, reproducible, steps
 
 DIMS = (2, 4, 8)
 
@@ -94,3 +96,29 @@ def test_the_switches_of_torch_are_put_back() -> None:
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.get_num_threads() == 1
     assert (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()) == before
+
+
+def test_two_are_called_at_once_each_with_one_thread() -> None:
+    before, both = torch.get_num_threads(), Barrier(2)
+
+    def call(name: str) -> tuple[str, int, bool]:
+        both.wait(timeout=60)  # for the other
+        exact = torch.are_deterministic_algorithms_enabled()
+        return name, torch.get_num_threads(), exact
+
+    assert at_once(lambda: call("one"), lambda: call("other")) == (
+        ("one", 1, True),
+        ("other", 1, True),
+    )
+    assert torch.get_num_threads() == before
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_either_of_two_raises_is_raised(first: bool) -> None:
+    def fail() -> int:
+        raise ValueError("no row")
+
+    with pytest.raises(ValueError, match="no row"):
+        at_once(*(fail, lambda: 1) if first else (lambda: 1, fail))
+    assert not torch.are_deterministic_algorithms_enabled()
