@@ -155,7 +155,11 @@ def _decoded(value: Any) -> bytes:
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageRefused(Reason.NOT_BASE64, str(error)) from error
+        raise ImageRefused(
+            Reason.NOT_BASE64,
+            f"image begins with {value[:24]!r}, not bytes or base64: name a path in the column "
+            "image_path, a URL in image_url",
+        ) from error
 
 
 def _bounded(real: str, limit: int) -> bytes:

@@ -95,6 +95,8 @@ def test_bytes_are_taken_as_they_are_or_from_base64(folder: Path):
     assert data(base64.b64encode(b"raw").decode()) == b"raw"
     assert data("data:image/png;base64," + base64.b64encode(b"raw").decode()) == b"raw"
     assert refusal(data, "no base64!") == Reason.NOT_BASE64
+    with pytest.raises(ImageRefused, match=r"'images/7.jpg'.* image_path"):
+        data("images/7.jpg")
     assert refusal(data, 7) == Reason.NOT_BASE64
     assert refusal(data, b"x" * (LIMIT + 1)) == Reason.TOO_MANY_BYTES
 
