@@ -4,7 +4,7 @@ It knows stages and how rows of figures look; which figures are asked for, it do
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from assets.run import materialize
 from assets.settings import FILE, load, write_default
 from assets.space import load_sequences
 from assets.stored import load_content
-from benchmarks.stages import Arrays, Stages, sources
+from benchmarks.stages import Arrays, Make, Stages, sources
 
 MIDDLE = 128  # the dim of every comparison
 Row = dict[str, Any]
@@ -153,7 +153,6 @@ class Lab:
 
     def views(self) -> list[list[Ranked]]:
         """Rank the test targets by the vectors of every seed."""
-        self.fit((self.shop, seed, None) for seed in self.seeds)
         return [self.ranked(self.fitted(self.shop, s), self.cases) for s in self.seeds]
 
     def rows(self, runs: Sequence[Sequence[Ranked]], slice: str, consumer: str = "A") -> Rows:
@@ -167,7 +166,7 @@ class Lab:
         ]
 
 
-def _fitting(ask: Ask) -> tuple[object, Callable[[], Arrays]]:
+def _fitting(ask: Ask) -> tuple[object, Make]:
     """Return what a fit is made from, and how."""
     shop, seed, like = ask
     made_from = (sources(), shop.content, shop.split, shop.dims, seed, like and like.basis_id)
