@@ -16,7 +16,8 @@ from alignment.interactions import from_log, leave_last_out
 from alignment.statistics import Paired
 from benchmarks.figures import Report
 from benchmarks.lab import averaged, id_order
-from benchmarks.quality import PARTS, SHOPS, main, report_beauty, report_gains, save, stored
+from benchmarks.limits import report_beauty, report_gains
+from benchmarks.quality import PARTS, SHOPS, main, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
 from benchmarks.terms import DIALS, HEADS, SCHEDULES
 
