@@ -21,6 +21,9 @@ MUST = (  # consumer, dim, slice, figure, least: the issue that asked for these 
     ("A", 256, "cold", "R@10", 0.050),
     ("A", 256, "warm beside cold", "R@10", 0.088),
 )
+EARLIER = ("night before", "first night")
+RATIO = 0.97  # of yesterday's users among today's items to those among yesterday's
+BEHIND = 1.0  # standard errors below vectors fitted anew
 RETAINED = {64: 0.85, 128: 0.94}  # of R@10 at 256
 
 
@@ -75,3 +78,14 @@ def report_gains(report: Report, rows: Rows, dim: int) -> None:
             report.line(what, round(ours - row["R@20"], 4), 0.0, least=True)
             if row["R@20"]:
                 report.line(f"{what}, relative", round(ours / row["R@20"] - 1, 4))
+
+
+def report_nights(report: Report, rows: Rows) -> None:
+    """Print how comparable nights stay, the worst of all nights and dims."""
+    every = [row for row in rows if row["part"] == "night_after_night"]
+    if not every:
+        return
+    ratios = [row[f"ratio to the {which}"] for row in every for which in EARLIER]
+    behind = max((row["retrained"] - row["R@10"]) / row["se"] for row in every)
+    report.line("least ratio of nights, R@10", round(min(ratios), 3), RATIO, least=True)
+    report.line("standard errors behind a space fitted anew", round(behind, 2), BEHIND)

@@ -15,7 +15,8 @@ cold         a tenth of the items out of all that learns: found among all items,
 modalities   one modality alone; half of the items without one
 order        users whose last pair descends by item id (files whose ids leak the order only)
 one_moment   the same floors and views on a split at one moment for everybody
-night_after_night  one space kept while log and catalogue grow: each night read with the last ones
+night_after_night  one space kept while log and catalogue grow, where the log has times: each night
+             read with the last ones
 independent  a space of each dim alone: what a prefix must beat
 terms        how fused and aligned are trained, each part changed alone, on validation targets
 consumer_b   fused at every dim in consumer B, and the item vectors that it learns by itself
@@ -49,10 +50,10 @@ from alignment.whiten import MODALITIES, Bits, Content
 from assets.report import markdown
 from benchmarks.figures import Report, print_machine
 from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop
-from benchmarks.limits import report_beauty, report_gains
+from benchmarks.limits import report_beauty, report_gains, report_nights
 from benchmarks.stages import PROCESSES, Reading, Stages, readings
 from benchmarks.terms import terms
-from benchmarks.times import among_first, at_one_moment, nights
+from benchmarks.times import among_first, at_one_moment, has_times, nights
 from matryoshka.prefix import prefix
 
 DROPOUTS = (0.2, 0.5)
@@ -290,10 +291,9 @@ def one_moment(lab: Lab) -> Rows:
 
 
 def moment_shops(lab: Lab) -> list[Shop]:
-    """Return the shop split at one moment; none if its times are places in a history."""
-    if len(np.unique(lab.shop.sequences.times)) <= lab.shop.sequences.longest:
-        return []
-    return [replace(lab.shop, split=at_one_moment(lab.shop.sequences))]
+    """Return the shop split at one moment, where the log has times."""
+    times = has_times(lab.shop.sequences)
+    return [replace(lab.shop, split=at_one_moment(lab.shop.sequences))] if times else []
 
 
 def night_after_night(lab: Lab) -> Rows:
@@ -302,7 +302,9 @@ def night_after_night(lab: Lab) -> Rows:
     retrained: R@10 of a space fitted anew that night, all else as in "new x new".
     """
     rows: Rows = []
-    first, *grown = night_shops(lab)
+    if not (shops := night_shops(lab)):
+        return rows
+    first, *grown = shops
     space, views = lab.fitted(first, lab.seeds[0])
     fused = [evaluate.Version.of(space, views), *lab.refreshed(grown, space)]
     for k, shop in enumerate(grown, 1):
@@ -318,11 +320,12 @@ def night_after_night(lab: Lab) -> Rows:
 
 
 def night_shops(lab: Lab) -> list[Shop]:
-    """Return the shop as it was, night after night."""
+    """Return the shop as it was, night after night, where the log has times."""
     shop = lab.shop
     return [
         replace(shop, content=night.content, split=night.split)
         for night in nights(shop.content, shop.sequences)
+        if has_times(shop.sequences)
     ]
 
 
@@ -448,6 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if shop.name == "amazon_beauty":
         report_beauty(report, rows)
     report_gains(report, rows, shop.middle)
+    report_nights(report, rows)
     return report.status()
 
 

@@ -17,6 +17,11 @@ FIRST_NIGHT = 0.7  # of the events are there in the first night
 NIGHTS = 5  # after the first
 
 
+def has_times(seq: Sequences) -> bool:
+    """Say whether events have times, or only places in their history."""
+    return len(np.unique(seq.times)) > seq.longest
+
+
 def at_one_moment(seq: Sequences) -> Split:
     """Learn from what everybody did before a moment, and test on what they did first after it.
 

@@ -16,7 +16,7 @@ from alignment.interactions import from_log, leave_last_out
 from alignment.statistics import Paired
 from benchmarks.figures import Report
 from benchmarks.lab import averaged, id_order
-from benchmarks.limits import report_beauty, report_gains
+from benchmarks.limits import report_beauty, report_gains, report_nights
 from benchmarks.quality import PARTS, SHOPS, main, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
 from benchmarks.terms import DIALS, HEADS, SCHEDULES
@@ -226,6 +226,21 @@ def test_fused_is_held_against_the_best_floor_of_its_dim(capsys: pytest.CaptureF
     assert [line["value"] for line in lines] == [0.05, 0.2, -0.05, -0.2]
     assert "best floor, transitions_svd" in lines[0]["figure"]
     assert len(report.missed) == 1
+
+
+def test_the_worst_night_is_held_against_the_limits(capsys: pytest.CaptureFixture[str]):
+    fields = ("ratio to the night before", "ratio to the first night", "R@10", "retrained", "se")
+    figures = [(1.0, 0.99, 0.20, 0.19, 0.01), (0.96, 1.0, 0.20, 0.22, 0.01)]
+    rows = [
+        {"part": "night_after_night", **dict(zip(fields, each, strict=True))} for each in figures
+    ]
+    report = Report(limited=True)
+    report_nights(report, rows)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["value"] for line in lines] == [0.96, 2.0]
+    assert len(report.missed) == 2
+    report_nights(report, [row(128, 0.1)])
+    assert not capsys.readouterr().out
 
 
 def test_ids_that_hide_an_order_are_ranked_by_it(tmp_path: Path):

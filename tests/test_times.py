@@ -5,12 +5,18 @@ import numpy as np
 from alignment.consumer import trial
 from alignment.interactions import Sequences, from_log
 from alignment.whiten import Content, Encoded
-from benchmarks.times import among_first, at_one_moment, nights
+from benchmarks.times import among_first, at_one_moment, has_times, nights
 
 
 def log(rows: list[tuple[int, int, int]], n: int) -> Sequences:
     users, items, times = zip(*rows, strict=True)
     return from_log(users, items, times, n_items=n, seed=0)
+
+
+def test_places_in_a_history_are_no_times() -> None:
+    places = [(user, item, item) for user in range(3) for item in range(4)]
+    assert not has_times(log(places, 4))
+    assert has_times(log([(user, item, 10 * user + item) for user, item, _ in places], 4))
 
 
 def test_nothing_after_the_moment_is_learnt_from() -> None:
