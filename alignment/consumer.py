@@ -1,7 +1,7 @@
 """Consumer A, the training-free reader of item vectors that every choice and figure relies on.
 
-A user is the mean of the history's context vectors, weighted .6^age; candidates are scored by the
-cosine with their target vectors over the whole catalogue. It knows vectors and row numbers only.
+A user is the mean of the history's context vectors, weighted recency^age; candidates are scored by
+the cosine with their target vectors over the whole catalogue. It knows vectors and rows only.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from scipy import sparse
 from alignment.interactions import Ints, Rows, Split
 from matryoshka.prefix import Vectors, prefix
 
-RECENCY = 0.6
-MAX_HISTORY = 64  # .6^64 is below what float32 can add
+RECENCY = 0.6  # until one is chosen
+MAX_HISTORY = 64  # events: .6^64 is below what float32 can add, .95^64 is a twenty-seventh
 BLOCK_BYTES = 64 << 20
 Matrix = Any  # scipy.sparse.csr_matrix, which has no types
 Floats = NDArray[np.float64]

@@ -30,6 +30,7 @@ from alignment.whiten import MODALITIES, Bits, Content, Encoded
 from matryoshka.prefix import Vectors
 
 MAX_USERS = 10_000
+HELD_OUT = 1000  # added to the seed: other items than those that the reach of new ones is chosen by
 Roles = tuple[Vectors, Vectors]
 
 
@@ -68,7 +69,7 @@ def report(
     )
     rows = _rows(found, "warm")
     tell(2, "fitting without the cold items")
-    held = playing_cold(len(content), seed=seed)
+    held = held_out(len(content), seed=seed)
     _, views = published(content, without(split, held), dims=space.dims, seed=seed, like=space)
     tell(3, "ranking cold items")
     cold = cold_trials(split, held, max_users=MAX_USERS, seed=seed).cold
@@ -129,6 +130,11 @@ def _rows(found: Sequence[Ranked], slice: str) -> list[dict[str, Any]]:
         for each in found
         for masked in (True, False)
     ]
+
+
+def held_out(n: int, *, seed: int) -> Bits:
+    """Draw the items to judge new items by, bool [n]: not those that a fit of this seed draws."""
+    return playing_cold(n, seed=HELD_OUT + seed)
 
 
 def without(split: Split, held: Bits) -> Split:
@@ -226,7 +232,7 @@ def cross_version(older: Version, newer: Version, cases: Trial, *, dim: int) -> 
     """R@10 of histories read with one version against candidates of another, same rows in both.
 
     "ratio" is old users x new items over old x old: 1 when a consumer of the old version loses
-    nothing by reading the new one.
+    nothing by reading the new one, and where it had nothing to lose.
     """
     versions = {"old": older, "new": newer}
 

@@ -153,9 +153,8 @@ def fit(
 def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Split) -> Fitted:
     """Train what the training part of a grown log adds in a space that is kept.
 
-    How long is trained is chosen anew, on validation, and how fast histories fade, one place of the
-    list from before at most; the space is the same otherwise, and so are its ids. known: the
-    evidence of that part, in its frame.
+    How long is trained is chosen anew, on validation, and how fast histories fade; the space is the
+    same otherwise, and so are its ids. known: the evidence of that part, in its frame.
     """
     judge = _judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
     ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
@@ -217,10 +216,11 @@ def _improved(
 ) -> Fitted:
     """Train residuals, and choose by what they give how fast histories fade and how long it takes.
 
-    Trainings a quarter as long tell how fast: as is read now, or at a recency next to it. It takes
-    the whole schedule, a quarter, half where a quarter is better, or nothing. The rate fades to the
-    end each time: a training that is cut off leaves much to chance. New items reach as far as known
-    ones meanwhile. The whole is trained beside the quarters, and again if they change the recency.
+    Trainings a quarter as long tell how fast: as is read now, or at a recency next to it, and on
+    from there while it gets better. It takes the whole schedule, a quarter, half where a quarter is
+    better, or nothing. The rate fades to the end each time: a training that is cut off leaves much
+    to chance. New items reach as far as known ones meanwhile. The whole is trained beside the
+    quarters, and again if they change the recency.
     """
     level, whole = replace(space.dial, novelty=1.0), DEFAULT_SCHEDULE.length(seq)
 
@@ -232,8 +232,14 @@ def _improved(
         return Look(value, Fitted(now, known, added))
 
     def quarters() -> Look:
-        looks = (look(each, whole // 4) for each in choose.near(space.recipe))
-        return max(looks, key=lambda each: (each.value, each.recipe == space.recipe))
+        tried = choose.near(space.recipe)
+        looks = [look(each, whole // 4) for each in tried]
+        best = max(looks, key=lambda each: (each.value, each.recipe == space.recipe))
+        while further := [each for each in choose.near(best.recipe) if each not in tried]:
+            tried += further
+            looks = [look(each, whole // 4) for each in further]
+            best = max(best, *looks, key=lambda each: each.value)  # the first of equals
+        return best
 
     if not len(judge.cases):
         return Fitted(replace(space, steps=whole), known, space.train(*ready, seq, steps=whole))

@@ -4,8 +4,9 @@ Popularity, what follows what as counts and as factors, item-kNN, and content as
 it. It knows row numbers and arrays; which floors a table shows is decided by who calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from alignment.choose import BACKWARD, RECENCIES, WINDOWS
 from alignment.collaborative import Recipe, balanced, covisits, singular
 from alignment.consumer import Matrix, Ranks, Score, Trial, by_cosine, figures, rank, trial
 from alignment.interactions import Ints, Sequences, Split
@@ -21,6 +23,7 @@ from matryoshka.prefix import Vectors
 
 MAX_BASKET = 500
 WHITENED = {"pca": 0.0, "white": 1.0}
+Count = Callable[[], Matrix]
 
 
 class Ranked(NamedTuple):
@@ -33,27 +36,30 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is tried, and on how many validation users at most.
+    """What is tried, and on how many validation users at most: all that our vectors may try.
 
-    Only the `factorised` best of the counts are factorised too.
+    Of the counts the `factorised` best are factorised too; by default all, since the best to
+    multiply with are not the best to factorise.
     """
 
-    windows: tuple[int, ...] = (5, 20)
-    decays: tuple[float, ...] = (0.5, 1.0)
+    windows: tuple[tuple[int, float], ...] = ((5, 0.5), *WINDOWS)  # with their decay
+    backward: tuple[float, ...] = BACKWARD
     balances: tuple[float, ...] = (0.0, 0.5)
-    recencies: tuple[float, ...] = (0.4, 0.6, 0.8)
-    factorised: int = 8
+    recencies: tuple[float, ...] = (0.4, *RECENCIES)
+    factorised: int | None = None
     users: int = 5000
 
     @property
     def recipes(self) -> list[Recipe]:
         """Every way to count that is tried."""
-        ways = product(self.windows, self.decays, self.balances)
-        return [Recipe(w, decay=d, backward=0.0, balance=b) for w, d, b in ways]
+        ways = product(self.windows, self.backward, self.balances)
+        return [Recipe(w, decay=d, backward=back, balance=b) for (w, d), back, b in ways]
 
 
 FULL = Grid()
-BOUNDED = Grid(decays=(1.0,), recencies=(0.6,), factorised=1, users=2000)
+BOUNDED = Grid(
+    windows=((5, 1.0), (20, 1.0)), backward=(0.0,), recencies=RECENCIES, factorised=1, users=2000
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +85,33 @@ def behaviour_floors(
     tuning = trial(split, on="validation", max_users=grid.users, seed=seed)
     support = split.train.support.astype(np.float32)
     popularity = rank(lambda h: np.tile(support, (h.shape[0], 1)), cases)
-    counts = [
-        balanced(covisits(split.train, window=recipe.window, decay=recipe.decay), recipe)
-        for recipe in grid.recipes
-    ]
-    ways = [_tuned(_by_counts(matrix), tuning, grid.recencies) for matrix in counts]
-    order = np.argsort([-way.value for way in ways], kind="stable")
-    best = ways[order[0]](cases)
-    chosen = [(counts[k], ways[k].recency) for k in order[: grid.factorised]]
+    ways = _ways(split.train, tuning, grid)
+    best, recency = ways[0]
     knn = _tuned(_by_counts(neighbourhood(split.train)), tuning, (*grid.recencies, 1.0))
     return [
         Ranked("popularity", None, popularity),
-        Ranked("transitions", None, best),
-        *_factorised(chosen, cases, tuning, dims=dims, seed=seed),
+        Ranked("transitions", None, rank(_by_counts(best()), cases.faded(recency))),
+        *_factorised(ways[: grid.factorised], cases, tuning, dims=dims, seed=seed),
         Ranked("item_knn", None, knn(cases)),
     ]
 
 
+def _ways(seq: Sequences, tuning: Trial, grid: Grid) -> list[tuple[Count, float]]:
+    """Count in every way, one after the other; return how to again and the recency, best first."""
+
+    def count(recipe: Recipe) -> Matrix:
+        return balanced(covisits(seq, window=recipe.window, decay=recipe.decay), recipe)
+
+    found: list[tuple[float, float, Recipe]] = []
+    for recipe in grid.recipes:
+        way = _tuned(_by_counts(count(recipe)), tuning, grid.recencies)
+        found.append((way.value, way.recency, recipe))
+    found.sort(key=lambda each: -each[0])  # the first of equals stays in front
+    return [(partial(count, recipe), recency) for _, recency, recipe in found]
+
+
 def _factorised(
-    counts: list[tuple[Matrix, float]],
+    counts: list[tuple[Count, float]],
     cases: Trial,
     tuning: Trial,
     *,
@@ -105,16 +119,17 @@ def _factorised(
     seed: int,
 ) -> list[Ranked]:
     """Rank by the best factors at every dim: of all counts, by unit rows or as they are."""
-    ways: dict[int, list[Way]] = {dim: [] for dim in dims}
-    for matrix, recency in counts:
-        u, s, v = singular(matrix, max(dims), seed=seed)
+    best: dict[int, Way] = {}
+    for count, recency in counts:
+        u, s, v = singular(count(), max(dims), seed=seed)
         for dim in dims:
             context, target = (part[:, :dim] * np.sqrt(s[:dim]) for part in (u, v))
             scores = [by_product(context, target)]
             if len(s):  # a log without pairs has no factors
                 scores.append(by_cosine(context, target, dim=context.shape[1]))
-            ways[dim] += [_tuned(score, tuning, (recency,)) for score in scores]
-    return [Ranked("transitions_svd", dim, _best(ways[dim])(cases)) for dim in dims]
+            ways = [_tuned(score, tuning, (recency,)) for score in scores]
+            best[dim] = _best([*([best[dim]] if dim in best else []), *ways])
+    return [Ranked("transitions_svd", dim, best[dim](cases)) for dim in dims]
 
 
 def content_floors(content: Content, cases: Trial, *, dims: Sequence[int]) -> list[Ranked]:

@@ -14,6 +14,7 @@ from matryoshka.compaction import Basis, joint_basis
 from matryoshka.prefix import Vectors
 
 REACH = 0.5  # of a target that is known
+OPPOSITE = 1e-3  # what is left of a row that went towards its opposite
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,14 @@ def joined(
 def shrunk(
     predicted: Vectors, observed: Vectors, support: NDArray[np.int32], dial: Dial
 ) -> Vectors:
-    """Go from the content prediction towards the observed row as far as the evidence allows."""
+    """Go from the content prediction towards the observed row as far as the evidence allows.
+
+    A row turns by a right angle at most, from nothing without events on, and steadily with them.
+    Only where the two are opposite is there no way between them: that row stays where it was.
+    """
     trust = (support / (support + dial.n0))[:, None].astype(np.float32)
     step = trust * (observed - predicted)
     length = np.linalg.norm(step, axis=1, keepdims=True)
-    return solid(predicted + step * np.minimum(1, dial.bound / np.maximum(length, 1e-12)))
+    moved = predicted + step * np.minimum(1, dial.bound / np.maximum(length, 1e-12))
+    lost = np.linalg.norm(moved, axis=1, keepdims=True) < OPPOSITE
+    return solid(np.where(lost, predicted, moved))

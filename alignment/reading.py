@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment import limits
+from alignment.consumer import MAX_HISTORY
 from alignment.interactions import Ints, Sequences
 from alignment.softmax import cross_entropy, fastest
 from matryoshka.train import Loss, steps
 
-HISTORY = 24  # events before the one to find
+HISTORY = 24  # events before the one to find that are read at least
+FAINT = 0.08  # what an earlier one has to weigh to be read too
 RECENT = 3  # of them, which compete with it in every step
 WARM_UP = 20  # steps
 
@@ -159,9 +161,11 @@ def histories(
 ) -> tuple[Ints, Ints, NDArray[np.float32]]:
     """Return the items before some events of the log, where each history starts, and the weights.
 
-    events: places in the log. A history is the HISTORY items before, weighted recency^age.
+    events: places in the log. A history is the items before, weighted recency^age: HISTORY of them,
+    or more where histories fade so slowly that more are not FAINT.
     """
-    first = np.maximum(seq.indptr[_users_of(seq, events)], events - HISTORY)
+    most = max(HISTORY, min(MAX_HISTORY, int(np.log(FAINT) / np.log(recency))))
+    first = np.maximum(seq.indptr[_users_of(seq, events)], events - most)
     lengths = events - first
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     places = np.repeat(first - offsets, lengths) + np.arange(lengths.sum())

@@ -1,4 +1,4 @@
-"""Rotations between two versions of the collaborative space, and what is lost across versions.
+"""Rotations between two versions of the collaborative space.
 
 It knows two tables whose rows are the same items; which items those are is the caller's business.
 """

@@ -105,6 +105,8 @@ def holds_against(
         if row["R@20"] + 2 * (_error(row) + _error(old)) < LOSS * old["R@20"]:
             lost.append(f"{row['dim']}-d {old['R@20']:.4f} -> {row['R@20']:.4f}")
     reason = f"recall@20 fell: {'; '.join(lost)}" if lost else "no granularity lost recall"
+    if not numbers:
+        reason = "nothing to compare: no granularity in common, or too few users with a history"
     return Verdict(not lost, reason, numbers)
 
 

@@ -20,9 +20,11 @@ from safetensors.numpy import save as save_arrays
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.evaluate import Version, cross_version
-from alignment.fit import choose_recipe, fit, relearn
+from alignment.fit import Fitted, choose_recipe, fit, relearn
 from alignment.fuse import Residuals
 from alignment.interactions import Sequences, Split, from_log, leave_last_out
+from alignment.space import ItemSpace
+from alignment.towards import Published, towards
 from alignment.whiten import Content
 from assets import checks
 from assets.inputs import (
@@ -57,6 +59,7 @@ from store.schema import (
 JUDGES = 3000  # users whose recall says whether a space is kept
 KEPT = 0.95  # of the recall must survive across versions, else the space is a new one
 PERIODS = ("train", "all")
+PUBLISHED = ("aligned", "fused_context", "fused_target")  # what is trained, as columns
 PRESENCE = ("has_text", "has_image", "has_multimodal")
 
 
@@ -244,8 +247,8 @@ def _residuals(lake: Lake, periods: Mapping[str, Residuals]) -> dict[str, int]:
 
 
 def _fitted(lake: Lake, content: Content, split: Split) -> tuple[StoredSpace, Residuals]:
-    """Fit a space to the training period and store it."""
-    space, _, residuals = fit(
+    """Fit a space to the training period, turn it towards the released one and store it."""
+    fitted = fit(
         content,
         split,
         recipe=Recipe(**lake.built("collaborative_vectors").metadata["recipe"]),
@@ -253,6 +256,7 @@ def _fitted(lake: Lake, content: Content, split: Split) -> tuple[StoredSpace, Re
         seed=lake.settings.seed,
         progress=lake.progress,
     )
+    space, residuals = _turned(lake, content, fitted)
     anchors = load_ids(lake).take(pa.array(space.anchors.rows)).to_pylist()
     stored = StoredSpace(space.space_id, space, anchors)
     row = {
@@ -262,6 +266,24 @@ def _fitted(lake: Lake, content: Content, split: Split) -> tuple[StoredSpace, Re
     }
     lake.tables.upsert("spaces", pa.Table.from_pylist([row], schema=SPACES))
     return stored, residuals
+
+
+def _turned(lake: Lake, content: Content, fitted: Fitted) -> tuple[ItemSpace, Residuals]:
+    """Turn a new space towards the released vectors of the items that both have, at equal dims."""
+    space, known, added = fitted
+    release = lake.shown()
+    if release is None or "makings" not in release.description or release.dims != space.dims:
+        return space, added
+    version = release.tables["item_vectors"]
+    columns = ["item_id", *PUBLISHED]
+    table = lake.tables.read("item_vectors", columns=columns, version=version)
+    rows = pc.index_in(load_ids(lake), table["item_id"])
+    here, there = pc.is_valid(rows).to_numpy(zero_copy_only=False), rows.drop_null().to_numpy()
+    if not len(there):
+        return space, added
+    now = Published.of(space.views(content, known, added))
+    before = Published(*(matrix(table[name])[there] for name in PUBLISHED))
+    return towards(space, added, Published(*(part[here] for part in now)), before)
 
 
 @dg.asset(

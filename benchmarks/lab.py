@@ -30,6 +30,7 @@ from assets.stored import load_content
 from benchmarks.stages import Arrays, Make, Stages, sources
 
 MIDDLE = 128  # the dim of every comparison
+RANKING = ("consumer", "evaluate")  # what ranks for consumer A
 Row = dict[str, Any]
 Rows = list[Row]
 
@@ -79,7 +80,7 @@ def id_order(catalogue: Path, ids: Any) -> Ints | None:
     return np.unique(known.to_numpy(zero_copy_only=False), return_inverse=True)[1]
 
 
-Ask = tuple[Shop, int, ItemSpace | None]  # fit to what, with which seed, with whose choices
+Ask = tuple[Shop, int]  # fit to what, with which seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,9 @@ class Lab:
         """Fit what never was fitted, side by side, for `fitted` to find."""
         self.stages.make("fit", map(_fitting, asked))
 
-    def fitted(
-        self, shop: Shop, seed: int, like: ItemSpace | None = None
-    ) -> tuple[ItemSpace, Views]:
+    def fitted(self, shop: Shop, seed: int) -> tuple[ItemSpace, Views]:
         """Fit vectors to a shop: the whole one, or one that lacks something."""
-        kept = self.stages.keep("fit", *_fitting((shop, seed, like)))
+        kept = self.stages.keep("fit", *_fitting((shop, seed)))
         learnt = {n.removeprefix("space."): v for n, v in kept.items() if n.startswith("space.")}
         space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
         return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
@@ -106,7 +105,7 @@ class Lab:
     def refreshed(self, shops: Sequence[Shop], space: ItemSpace) -> list[evaluate.Version]:
         """Make the fused vectors of grown shops in a space that is kept."""
         wanted = [
-            ((sources(), shop.content, shop.split, space.basis_id), partial(_refresh, shop, space))
+            ((sources(), shop.content, shop.split, *named(space)), partial(_refresh, shop, space))
             for shop in shops
         ]
         return [
@@ -122,7 +121,7 @@ class Lab:
         dims, cases = self.shop.dims, cases.faded(space.recency)
         return self.stages.keep_ranks(
             "views",
-            (views, cases, dims, among),
+            (sources(*RANKING), views, cases, dims, among),
             lambda: evaluate.ranked(views, cases, dims, among=among),
         )
 
@@ -131,7 +130,7 @@ class Lab:
         shop, seed = self.shop, self.seeds[0]
         found = self.stages.keep_ranks(
             "behaviour_floors",
-            (shop.split, shop.dims, seed),
+            (sources(*RANKING, "floors", "choose"), shop.split, shop.dims, seed),
             lambda: behaviour_floors(shop.split, self.cases, dims=shop.dims, seed=seed),
         )
         return found + self.content_floors(self.cases)
@@ -142,7 +141,7 @@ class Lab:
         cases = cases.faded(self.fitted(shop, self.seeds[0])[0].recency)
         return self.stages.keep_ranks(
             "content_floors",
-            (shop.content, cases, shop.dims),
+            (sources(*RANKING, "floors"), shop.content, cases, shop.dims),
             lambda: content_floors(shop.content, cases, dims=shop.dims),
         )
 
@@ -168,15 +167,18 @@ class Lab:
 
 def _fitting(ask: Ask) -> tuple[object, Make]:
     """Return what a fit is made from, and how."""
-    shop, seed, like = ask
-    made_from = (sources(), shop.content, shop.split, shop.dims, seed, like and like.basis_id)
-    return made_from, partial(_fit, shop, seed, like)
+    shop, seed = ask
+    made_from = (sources(), shop.content, shop.split, shop.dims, seed)
+    return made_from, partial(_fit, shop, seed)
 
 
-def _fit(shop: Shop, seed: int, like: ItemSpace | None) -> Arrays:
-    space, views = evaluate.published(
-        shop.content, shop.split, dims=shop.dims, seed=seed, like=like
-    )
+def named(space: ItemSpace) -> tuple[str, int, float]:
+    """Return what tells a space from every other one, how it reads a log included."""
+    return space.basis_id, space.steps, space.recency
+
+
+def _fit(shop: Shop, seed: int) -> Arrays:
+    space, views = evaluate.published(shop.content, shop.split, dims=shop.dims, seed=seed)
     described = np.array(json.dumps(space.description()))
     parts = {f"view.{name}": getattr(views, name) for name in Views.__slots__}
     learnt = {f"space.{name}": value for name, value in space.arrays().items()}

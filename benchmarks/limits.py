@@ -86,6 +86,6 @@ def report_nights(report: Report, rows: Rows) -> None:
     if not every:
         return
     ratios = [row[f"ratio to the {which}"] for row in every for which in EARLIER]
-    behind = max((row["retrained"] - row["R@10"]) / row["se"] for row in every)
+    behind = max((row["retrained"] - row["R@10"]) / max(row["se"], 1e-9) for row in every)
     report.line("least ratio of nights, R@10", round(min(ratios), 3), RATIO, least=True)
     report.line("standard errors behind a space fitted anew", round(behind, 2), BEHIND)

@@ -10,8 +10,9 @@ took time is in FOLDER/stages. FOLDER is data/quality/<name>, made with default 
 
 floors       popularity, transition counts and their SVD, item-kNN, content as its encoder gave it
 views        every view at every dim
-cold         a tenth of the items out of all that learns: found among all items, among themselves,
-             what it costs the others, and their share of the top 10 (fair is a tenth)
+cold         a tenth of the items out of all that learns and chooses: found among all items, among
+             themselves, the others beside them and, for the same users, in vectors that learnt
+             all, and their share of the top 10 (fair is a tenth)
 modalities   one modality alone; half of the items without one
 order        users whose last pair descends by item id (files whose ids leak the order only)
 one_moment   the same floors and views on a split at one moment for everybody
@@ -43,7 +44,6 @@ from alignment.floors import (
     ascending_share,
     descending_last_pair,
 )
-from alignment.interactions import playing_cold
 from alignment.space import ItemSpace, Views
 from alignment.statistics import paired_bootstrap
 from alignment.whiten import MODALITIES, Bits, Content
@@ -77,22 +77,24 @@ def views(lab: Lab) -> Rows:
 
 def cold(lab: Lab) -> Rows:
     """Measure what is left for items out of everything learnt, and for the others beside them."""
-    runs: dict[str, list[list[Ranked]]] = {"cold": [], "within cold": [], "warm beside cold": []}
+    slices = ("cold", "within cold", "warm beside cold", "warm, all learnt")
+    runs: dict[str, list[list[Ranked]]] = {slice: [] for slice in slices}
     shares: list[list[float]] = []
-    hidden = {seed: playing_cold(len(lab.shop.content), seed=seed) for seed in lab.seeds}
+    hidden = {seed: evaluate.held_out(len(lab.shop.content), seed=seed) for seed in lab.seeds}
     less = {
         seed: replace(lab.shop, split=evaluate.without(lab.shop.split, held))
         for seed, held in hidden.items()
     }
-    likes = {seed: lab.fitted(lab.shop, seed)[0] for seed in lab.seeds}
-    lab.fit((less[seed], seed, likes[seed]) for seed in lab.seeds)
+    lab.fit((less[seed], seed) for seed in lab.seeds)
     for seed, held in hidden.items():
-        found = lab.fitted(less[seed], seed, likes[seed])
+        found = lab.fitted(less[seed], seed)
         cases = evaluate.cold_trials(lab.shop.split, held)
+        same = lab.cases.only(np.flatnonzero(~held[lab.cases.targets]))
         plain = lab.content_floors(cases.cold)
         runs["cold"].append(lab.ranked(found, cases.cold) + plain)
         runs["within cold"].append(lab.ranked(found, cases.cold, among=held))
         runs["warm beside cold"].append(lab.ranked(found, cases.warm))
+        runs["warm, all learnt"].append(lab.ranked(lab.fitted(lab.shop, seed), same))
         shares.append(shares_in_top(lab, found, lab.cases.without(held), held))
     rows = [row for slice, each in runs.items() for row in lab.rows(each, slice)]
     unmasked = [row for row in rows if not row["masked"] and row["slice"] == "cold"]
@@ -265,6 +267,8 @@ def posters(lab: Lab) -> Rows:
         return []
     items = np.flatnonzero(shop.content.image.has & (shop.sequences.support >= TAKEN))
     wanted = evaluate.together(shop.sequences, items)
+    if not any(map(len, wanted)):
+        return []
     found: dict[str, Floats] = {}
     for what in ("text and image", "text only", "image only"):
         rows = lab.fitted(alone.get(what, shop), seed)[1].content
@@ -394,7 +398,7 @@ SHOPS: dict[str, Sequence[tuple[Callable[[Lab], Iterable[Shop]], slice]]] = {
 def fits(lab: Lab, parts: Sequence[str]) -> Iterator[Ask]:
     """Yield the fits that parts ask for and that wait for no other."""
     for shops, seeds in chain.from_iterable(SHOPS[part] for part in parts):
-        yield from ((shop, seed, None) for shop in shops(lab) for seed in lab.seeds[seeds])
+        yield from ((shop, seed) for shop in shops(lab) for seed in lab.seeds[seeds])
 
 
 def stored(path: Path) -> Rows:

@@ -32,7 +32,8 @@ FORMAT = 1  # raise it when what a stage holds, or how it is computed, changes
 PROCESSES = 2
 # What fits vectors; the rest of these packages only judges them.
 FITTING = ("alignment", "matryoshka")
-JUDGING = ("evaluate", "floors", "sasrec", "softmax", "statistics")
+JUDGING = ("evaluate", "floors", "sasrec", "statistics")
+READING = ("consumer", "sasrec", "softmax")  # what consumer B is
 Arrays = Mapping[str, NDArray[Any]]
 Make = Callable[[], Arrays]
 
@@ -161,11 +162,15 @@ def _add(total: blake2b, part: Any) -> None:
 
 
 @cache
-def sources() -> str:
-    """Return a digest of the source code that fits vectors: other code, other vectors."""
+def sources(*judging: str) -> str:
+    """Return a digest of source code: of modules of alignment, or of all that fits vectors."""
     root = Path(__file__).resolve().parents[1]
     files = sorted(path for name in FITTING for path in (root / name).glob("*.py"))
-    return digest([(p.name, p.read_bytes()) for p in files if p.stem not in JUDGING])
+    if judging:
+        chosen = [path for path in files if path.stem in judging]
+    else:
+        chosen = [path for path in files if path.stem not in JUDGING]
+    return digest([(path.name, path.read_bytes()) for path in chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,8 @@ class Read:
 
 def readings(stages: Stages, runs: Sequence[Reading], split: Split) -> list[Read]:
     """Run consumer B as often as asked; runs made before are read."""
-    found = stages.keep_each("b", [((run, split), partial(measured, run, split)) for run in runs])
+    wanted = [((sources(*READING), run, split), partial(measured, run, split)) for run in runs]
+    found = stages.keep_each("b", wanted)
     return [_read(run, arrays) for run, arrays in zip(runs, found, strict=True)]
 
 

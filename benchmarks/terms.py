@@ -18,7 +18,7 @@ from alignment.fuse import Dial, Residuals, compacted, fused, ordered
 from alignment.reading import Schedule
 from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import ItemSpace
-from benchmarks.lab import Lab, Rows
+from benchmarks.lab import Lab, Rows, named
 from benchmarks.stages import Arrays, packed, sources, unpacked
 
 PLAIN = replace(DEFAULT_SCHEDULE, steps=0)
@@ -58,7 +58,7 @@ def terms(lab: Lab) -> Rows:
     """Train with each part changed alone, and rank the validation targets."""
     space = lab.fitted(lab.shop, lab.seeds[0])[0]
     tried = [*_of_fused(space, DEFAULT_SCHEDULE.length(lab.shop.split.train)), *_of_aligned(space)]
-    made_from = (sources(), lab.shop.content, lab.shop.split, space.basis_id)
+    made_from = (sources(), lab.shop.content, lab.shop.split, *named(space))
     wanted = [
         ((*made_from, each.vectors, each.change), partial(_ranked, lab, each)) for each in tried
     ]

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
+from alignment.choose import RECENCIES
 from alignment.consumer import Ranks
 from alignment.floors import Ranked
 from alignment.interactions import from_log, leave_last_out
@@ -89,8 +90,9 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     recencies = {what for what in fused if what.startswith("histories fade by ")}
     assert fused - lengths - recencies == {*SCHEDULES, *DIALS}
     assert len(lengths) in (2, 3)  # beside what was chosen, which may be none
-    assert len(recencies) == 2
-    assert len(tried) == len(SCHEDULES) + len(DIALS) + len(HEADS) + len(lengths) + 2
+    assert len(recencies) == len(RECENCIES) - 1
+    listed = len(SCHEDULES) + len(DIALS) + len(HEADS)
+    assert len(tried) == listed + len(lengths) + len(recencies)
     assert {row["split"] for row in rows["terms"]} == {"validation"}
     assert tried["fused", "no residuals"] != tried["fused", "as released"]
     assert tried["fused", "content alone"] != tried["fused", "co-visits alone"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from alignment import choose
 from alignment.consumer import Trial, figures, trial
 from alignment.floors import (
     BOUNDED,
@@ -48,8 +49,14 @@ def test_the_factors_of_the_counts_come_near_them_as_dims_grow(floors: list[Rank
 
 def test_the_bounded_grid_is_part_of_the_full_one() -> None:
     assert set(BOUNDED.recipes) < set(FULL.recipes)
-    assert len(FULL.recipes) == FULL.factorised == 8
     assert set(BOUNDED.recencies) < set(FULL.recencies)
+
+
+def test_floors_try_all_that_our_vectors_may_try() -> None:
+    assert set(choose.WINDOWS) < set(FULL.windows)
+    assert set(choose.BACKWARD) <= set(FULL.backward)
+    assert set(choose.RECENCIES) < set(FULL.recencies)
+    assert set(choose.RECENCIES) <= set(BOUNDED.recencies)
 
 
 def test_floors_are_the_same_again_and_never_see_test_targets(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alignment.fuse import REACH, Dial, Residuals, fused, reach
+from alignment.fuse import REACH, Dial, Residuals, fused, reach, shrunk
 from matryoshka.prefix import Vectors, prefix, unit
 
 N, DIM = 30, 8
@@ -56,3 +56,25 @@ def test_residuals_turn_rows_before_they_reach(rows: Vectors) -> None:
     plain = fused(rows, rows, support, Dial())
     np.testing.assert_allclose(context[:, 1:], unit(rows + added.context), atol=1e-6)
     np.testing.assert_array_equal(target, plain[1])
+
+
+def test_evidence_turns_a_row_steadily_and_by_a_right_angle_at_most(rows: Vectors) -> None:
+    """Observed: anything, nearly the opposite of what was predicted, and the very opposite."""
+    other = unit(np.random.default_rng(1).standard_normal((N, DIM)).astype(np.float32))
+    for observed in (other, unit(other * 0.1 - rows), -rows):
+        before = np.ones(N)
+        for events in (0, 1, 2, 5, 10, 100, 10**4, 10**6):
+            turned = shrunk(rows, observed, np.full(N, events, np.int32), Dial())
+            cosine = (turned * rows).sum(axis=1)
+            assert (cosine <= before + 1e-4).all()
+            assert (cosine > -1e-3).all()
+            before = cosine
+        assert (before < 0.99).all() or observed is not other
+
+
+@pytest.mark.parametrize("bound", [0.2, 0.5])
+def test_a_smaller_bound_is_a_smaller_angle(rows: Vectors, bound: float) -> None:
+    turned = shrunk(rows, -unit(rows + 0.3), np.full(N, 10**6, np.int32), Dial(bound=bound))
+    angle = np.arccos((turned * rows).sum(axis=1))
+    assert (angle < np.arcsin(bound) + 1e-4).all()
+    assert angle.max() > 0.5 * np.arcsin(bound)

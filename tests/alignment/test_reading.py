@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment import limits, reading
+from alignment.consumer import MAX_HISTORY
 from alignment.interactions import Ints, Sequences, from_log
 from alignment.reading import RECENT, Schedule, candidates, histories, usable
 
@@ -21,6 +22,13 @@ def test_long_histories_are_cut() -> None:
     seq = from_log([0] * n, range(n), range(n), n_items=n, seed=0)
     items, _, _ = histories(seq, np.array([n - 1]), 0.9)
     assert items.tolist() == list(range(8, n - 1))
+
+
+def test_slowly_fading_histories_are_read_further_back() -> None:
+    n = 2 * MAX_HISTORY
+    seq = from_log([0] * n, range(n), range(n), n_items=n, seed=0)
+    lengths = {r: len(histories(seq, np.array([n - 1]), r)[0]) for r in (0.6, 0.9, 0.95, 0.99)}
+    assert lengths == {0.6: reading.HISTORY, 0.9: reading.HISTORY, 0.95: 49, 0.99: MAX_HISTORY}
 
 
 def test_believed_events_are_the_newest_and_few_of_a_kind() -> None:

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from alignment import limits
+from alignment import limits, reading
 from alignment.consumer import by_cosine, figures, rank, trial
 from alignment.fuse import Dial, Residuals, fused
-from alignment.interactions import Sequences, from_log, leave_last_out
+from alignment.interactions import Ints, Sequences, from_log, leave_last_out
 from alignment.reading import Schedule
 from alignment.residuals import train
 from matryoshka.prefix import Vectors, unit
@@ -116,3 +117,43 @@ def with_attacker(seq: Sequences, times: int) -> Sequences:
     items = np.append(seq.items, np.tile([3, 20], times)).astype(np.int32)
     stamps = np.append(seq.times, np.arange(2 * times))
     return Sequences(np.append(seq.indptr, len(items)), items, stamps, seq.n_items)
+
+
+def skewed(n_users: int = 4000, heads: int = 20, tails: int = 180) -> Sequences:
+    """After any of the heads comes a tail by Zipf's law: what is popular is all there is to learn.
+
+    Items are the heads, then the tails.
+    """
+    rng, odds = np.random.default_rng(0), 1 / np.arange(1, tails + 1)
+    followed = heads + rng.choice(tails, n_users, p=odds / odds.sum())
+    items = np.stack([rng.integers(0, heads, n_users), followed], axis=1).ravel()
+    users, times = np.divmod(np.arange(2 * n_users), 2)
+    return from_log(users, items, times, n_items=heads + tails, seed=0)
+
+
+def test_what_is_popular_is_found_as_easily_when_few_compete(monkeypatch) -> None:
+    """What is drawn for the others stands for them; without that half of the skew is lost."""
+    seq = skewed()
+    rows = unit(np.random.default_rng(1).standard_normal((seq.n_items, 15)).astype(np.float32))
+    asked = Schedule(steps=300, epochs=200, batch=64, least=16, rate=1e-2)
+
+    def ahead(few: int) -> float:
+        """How much higher the twenty most popular tails score than the rarer half."""
+        schedule, dial = replace(asked, candidates=few), Dial(n0=1.0)
+        found = learnt(rows, seq, dial=dial, schedule=schedule)
+        context, target = fused(rows, rows, seq.support, Dial(), found)
+        scores, events = (context[:20] @ target.T).mean(axis=0)[20:], seq.support[20:]
+        popular = events >= np.sort(events)[-20]
+        return float(scores[popular].mean() - scores[events <= np.median(events)].mean())
+
+    whole = ahead(seq.n_items)
+    assert whole > 0.25
+    assert ahead(24) == pytest.approx(whole, rel=0.15)
+    honest = reading.candidates
+
+    def level(*asked: object) -> tuple[Ints, NDArray[np.float32], Ints]:
+        items, odds, found = honest(*asked)  # type: ignore[arg-type]
+        return items, np.zeros_like(odds), found
+
+    monkeypatch.setattr(reading, "candidates", level)
+    assert ahead(24) < 0.7 * whole

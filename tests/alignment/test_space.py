@@ -308,6 +308,9 @@ def test_a_kept_space_is_the_same_however_a_log_is_read(
     np.testing.assert_array_equal(again.residuals.target, added.target)
 
 
+LONG = {(recency, share): 4 * share for recency in (0.6, 0.8, 0.9) for share in (1, 0)}
+
+
 @pytest.mark.parametrize(
     ("values", "recency", "share"),  # values by recency and share of the schedule
     [
@@ -316,7 +319,9 @@ def test_a_kept_space_is_the_same_however_a_log_is_read(
         ({(0.6, 0.25): 1, (0.8, 0.25): 0, (0.6, 1): 1, (0.6, 0): 2}, 0.6, 0),
         ({(0.6, 0.25): 2, (0.8, 0.25): 2, (0.6, 1): 1, (0.6, 0): 0, (0.6, 0.5): 1}, 0.6, 0.25),
         ({(0.6, 0.25): 2, (0.8, 0.25): 0, (0.6, 1): 1, (0.6, 0): 0, (0.6, 0.5): 3}, 0.6, 0.5),
-        ({(0.6, 0.25): 1, (0.8, 0.25): 2, (0.6, 1): 4, (0.8, 1): 3, (0.8, 0): 0}, 0.8, 1),
+        ({(0.6, 0.25): 1, (0.8, 0.25): 2, (0.9, 0.25): 2} | LONG, 0.8, 1),
+        ({(0.6, 0.25): 1, (0.8, 0.25): 2, (0.9, 0.25): 3} | LONG, 0.9, 1),
+        ({(0.6, 0.25): 2, (0.8, 0.25): 1} | LONG, 0.6, 1),
     ],
 )
 def test_training_takes_as_long_as_is_best(
@@ -331,7 +336,8 @@ def test_training_takes_as_long_as_is_best(
     """What is not in the table is not asked for; a quarter as long tells the recency, no other."""
     whole = DEFAULT_SCHEDULE.length(split.train)
     by_steps = {(each, int(whole * part)): value for (each, part), value in values.items()}
-    monkeypatch.setattr(choose, "RECENCIES", (0.6, 0.8))
+    known = {each for each, share in values if share == 0.25}
+    monkeypatch.setattr(choose, "RECENCIES", tuple(sorted({0.6, 0.8} | known)))
     monkeypatch.setattr(ItemSpace, "train", lambda space, *rows, steps: (space.recency, steps))
     monkeypatch.setattr("alignment.fit.fused", lambda *given: (given[-1], given[-1]))
     monkeypatch.setattr(choose.Judge, "__call__", lambda _, found, __: by_steps[found])
@@ -347,7 +353,7 @@ def test_a_kept_space_reads_a_log_as_its_users_remember(
     """Everybody took the same three items of another chain last: older events tell the next."""
     space, known, _ = fitted
     slow = relearn(space, world.content, known, distracted(split)).space
-    assert slow.recency == 0.9
+    assert slow.recency >= 0.9
     assert slow.space_id == space.space_id
 
 
