@@ -85,7 +85,7 @@ def test_the_head_brings_content_closer_to_behaviour(world: World, views: Views)
         of_own_chain(prefix(v, 8), prefix(v, 8), world.chain)
         for v in (views.content, views.aligned)
     )
-    assert aligned >= content
+    assert aligned > content + 0.02
 
 
 def test_a_cold_item_is_found_by_its_content(world: World) -> None:
@@ -166,11 +166,16 @@ def test_the_order_of_items_changes_nothing(world: World, space: ItemSpace, view
     seq = world.sequences
     split = leave_last_out(replace(seq, items=place[seq.items].astype(np.int32)))
     content = only_text(world.content.text.vectors[order])
-    other, known, added = fit(content, split, dims=DIMS, seed=0, like=space)
+    other, known, added = fit(content, split, dims=DIMS, seed=0)
+    assert (other.recipe, other.steps) == (space.recipe, space.steps)
     moved = other.views(content, known, added)
-    scores = views.fused_context @ views.fused_target.T
-    after = (moved.fused_context @ moved.fused_target.T)[np.ix_(place, place)]
-    assert np.corrcoef(scores.ravel(), after.ravel())[0, 1] > 0.99
+    for dim in DIMS:
+        scores, after = (
+            prefix(each.fused_context, dim) @ prefix(each.fused_target, dim).T
+            for each in (views, moved)
+        )
+        after = after[np.ix_(place, place)]
+        assert np.corrcoef(scores.ravel(), after.ravel())[0, 1] > 0.99
 
 
 def test_choices_can_be_taken_over(world: World, split: Split, space: ItemSpace) -> None:
