@@ -31,6 +31,7 @@ from benchmarks.stages import Arrays, Make, Stages, sources
 
 MIDDLE = 128  # the dim of every comparison
 RANKING = ("consumer", "evaluate")  # what ranks for consumer A
+FLOORS = (*RANKING, "choose", "collaborative", "floors", "interactions", "whiten")
 Row = dict[str, Any]
 Rows = list[Row]
 
@@ -130,7 +131,7 @@ class Lab:
         shop, seed = self.shop, self.seeds[0]
         found = self.stages.keep_ranks(
             "behaviour_floors",
-            (sources(*RANKING, "floors", "choose"), shop.split, shop.dims, seed),
+            (sources(*FLOORS), shop.split, shop.dims, seed),
             lambda: behaviour_floors(shop.split, self.cases, dims=shop.dims, seed=seed),
         )
         return found + self.content_floors(self.cases)
@@ -141,7 +142,7 @@ class Lab:
         cases = cases.faded(self.fitted(shop, self.seeds[0])[0].recency)
         return self.stages.keep_ranks(
             "content_floors",
-            (sources(*RANKING, "floors"), shop.content, cases, shop.dims),
+            (sources(*FLOORS), shop.content, cases, shop.dims),
             lambda: content_floors(shop.content, cases, dims=shop.dims),
         )
 

@@ -296,8 +296,10 @@ def one_moment(lab: Lab) -> Rows:
 
 def moment_shops(lab: Lab) -> list[Shop]:
     """Return the shop split at one moment, where the log has times."""
-    times = has_times(lab.shop.sequences)
-    return [replace(lab.shop, split=at_one_moment(lab.shop.sequences))] if times else []
+    shop = lab.shop
+    if not has_times(shop.sequences):
+        return []
+    return [replace(shop, split=at_one_moment(shop.sequences))]
 
 
 def night_after_night(lab: Lab) -> Rows:
@@ -326,10 +328,11 @@ def night_after_night(lab: Lab) -> Rows:
 def night_shops(lab: Lab) -> list[Shop]:
     """Return the shop as it was, night after night, where the log has times."""
     shop = lab.shop
+    if not has_times(shop.sequences):
+        return []
     return [
         replace(shop, content=night.content, split=night.split)
         for night in nights(shop.content, shop.sequences)
-        if has_times(shop.sequences)
     ]
 
 
