@@ -443,6 +443,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, help="default: data/quality/<name>")
     asked = parser.parse_args(arguments)
+    if not asked.catalogue.is_dir():
+        parser.error(f"{asked.catalogue} is no folder: name one with a catalogue's files")
     folder = asked.folder or Path("data/quality") / asked.catalogue.resolve().name
     print_machine("numpy", "scipy", "torch")
     with threadpool_limits(1, user_api="blas"):

@@ -110,6 +110,15 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     assert all(row["R@10"] > 0 and row["ratio to the night before"] > 0 for row in nights)
 
 
+def test_a_catalogue_that_is_no_folder_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none"), "--folder", str(tmp_path / "made")])
+    assert "none is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 def test_what_a_part_wants_fitted_is_known() -> None:
     assert set(SHOPS) == set(PARTS)
 
