@@ -28,6 +28,7 @@ def fit_head(
     *,
     recency: float,
     seed: int,
+    spare: bool = False,
     quality: Callable[[Head], float] | None = None,
     schedule: Schedule = DEFAULT_SCHEDULE,
     decay: float = DECAY,
@@ -35,7 +36,8 @@ def fit_head(
     """Train a head over unit rows [n, d] from the identity on, which stays for a log without pairs.
 
     It is drawn back to the identity (L2-SP, Li et al., ICML 2018), as weights are in AdamW.
-    quality: the greater the better; the best head that it was shown is returned, the last without.
+    spare: nothing that a user has competes with what the user takes (reading.py). quality: the
+    greater the better; the best head that it was shown is returned, the last without.
     """
     table, start = torch.from_numpy(rows), identity(rows.shape[1]).weight
     learnt = torch.zeros(start.shape, requires_grad=True)
@@ -51,6 +53,7 @@ def fit_head(
                 seq,
                 dims,
                 recency=recency,
+                spare=spare,
                 seed=seed,
                 schedule=schedule,
             ),

@@ -104,10 +104,9 @@ def choose_block(content: Content, judge: Judge, *, width: int) -> ContentBlock:
         return judge.best(WHITENING, lambda power: value(alone, {**powers, name: power}), what)
 
     powers |= {name: best_power(name) for name in there}
-    shares = [_shares(0.0, weight) for weight in IMAGE_WEIGHTS]
-    if not {"text", "image"} <= set(there):
-        shares = shares[:1]
-    best = judge.best(shares, lambda each: value(each, powers), what)
+    weights = IMAGE_WEIGHTS if {"text", "image"} <= set(there) else IMAGE_WEIGHTS[:1]
+    candidates = [_shares(0.0, weight) for weight in weights]
+    best = judge.best(candidates, lambda each: value(each, powers), what)
     if "multimodal" in there:
         weights = MULTIMODAL_WEIGHTS if len(there) > 1 else (1.0,)
         candidates = [_shares(weight, best.image) for weight in weights]

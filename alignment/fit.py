@@ -17,6 +17,7 @@ from alignment.consumer import trial
 from alignment.fuse import Dial, Residuals, compacted, fused, ordered
 from alignment.interactions import Sequences, Split, playing_cold
 from alignment.map import fit_map
+from alignment.reading import takes_again
 from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import Anchors, ItemSpace
 from alignment.whiten import Content, ContentBlock
@@ -122,12 +123,7 @@ def fit(
     nothing is searched.
     """
     dims = tuple(sorted(set(dims)))
-    if not dims or dims[0] < 2:
-        raise ValueError(f"dims {list(dims)}: give one or more granularities of 2 or above")
-    if len(content) != split.train.n_items:
-        raise ValueError(
-            f"{len(content)} items of content, {split.train.n_items} in the log: give the same"
-        )
+    _check(content, split, dims)
     looks = Looks(progress, expected=50)
     judge = _judge(split, dims, looks, seed=seed)
     recipe = like.recipe if like else recipe
@@ -150,11 +146,21 @@ def fit(
     return fitted._replace(space=replace(space, head=head, dial=dial))
 
 
+def _check(content: Content, split: Split, dims: tuple[int, ...]) -> None:
+    if not dims or dims[0] < 2:
+        raise ValueError(f"dims {list(dims)}: give one or more granularities of 2 or above")
+    if len(content) != split.train.n_items:
+        raise ValueError(
+            f"{len(content)} items of content, {split.train.n_items} in the log: give the same"
+        )
+
+
 def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Split) -> Fitted:
     """Train what the training part of a grown log adds in a space that is kept.
 
-    How long is trained is chosen anew, on validation, and how fast histories fade; the space is the
-    same otherwise, and so are its ids. known: the evidence of that part, in its frame.
+    How long is trained is chosen anew, on validation, and how fast histories fade, and it is asked
+    anew whether users take things again; the space is the same otherwise, and so are its ids.
+    known: the evidence of that part, in its frame.
     """
     judge = _judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
     ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
@@ -186,6 +192,7 @@ def _begun(
         map=mapping,
         basis=basis,
         steps=0,
+        spare=False,
         anchors=_anchors(known),
     )
 
@@ -202,7 +209,7 @@ def _learnt(
     """Train residuals, for as long and read as is best, or as another space says."""
     ready = ordered(rows, known, space.map, space.dial, space.basis)
     if like:
-        space = replace(space, steps=like.steps)
+        space = replace(space, steps=like.steps, spare=like.spare)
         return Fitted(space, known, space.train(*ready, seq, steps=space.steps))
     return _improved(space, ready, known, seq, judge)
 
@@ -223,6 +230,7 @@ def _improved(
     quarters, and again if they change the recency.
     """
     level, whole = replace(space.dial, novelty=1.0), DEFAULT_SCHEDULE.length(seq)
+    space = replace(space, spare=takes_again(seq))
 
     def look(recipe: Recipe, steps: int) -> Look:
         judge.look("training on the log")
@@ -231,19 +239,12 @@ def _improved(
         value = judge.faded(now.recency)(*fused(*ready, known.support, level, added))
         return Look(value, Fitted(now, known, added))
 
-    def quarters() -> Look:
-        tried = choose.near(space.recipe)
-        looks = [look(each, whole // 4) for each in tried]
-        best = max(looks, key=lambda each: (each.value, each.recipe == space.recipe))
-        while further := [each for each in choose.near(best.recipe) if each not in tried]:
-            tried += further
-            looks = [look(each, whole // 4) for each in further]
-            best = max(best, *looks, key=lambda each: each.value)  # the first of equals
-        return best
-
     if not len(judge.cases):
         return Fitted(replace(space, steps=whole), known, space.train(*ready, seq, steps=whole))
-    long, quarter = at_once(lambda: look(space.recipe, whole), quarters)
+    long, quarter = at_once(
+        lambda: look(space.recipe, whole),
+        lambda: _climbed(space.recipe, lambda recipe: look(recipe, whole // 4)),
+    )
     recipe = quarter.recipe
     if recipe != space.recipe:
         long = look(recipe, whole)
@@ -251,6 +252,16 @@ def _improved(
     if best is quarter:
         best = max(best, look(recipe, whole // 2), key=Look.order)
     return best.fitted
+
+
+def _climbed(recipe: Recipe, look: Callable[[Recipe], Look]) -> Look:
+    """Look at the recencies next to a recipe's, and go on from the best while it gets better."""
+    tried = choose.near(recipe)
+    best = max(map(look, tried), key=lambda each: (each.value, each.recipe == recipe))
+    while further := [each for each in choose.near(best.recipe) if each not in tried]:
+        tried += further
+        best = max(best, *map(look, further), key=lambda each: each.value)  # the first of equals
+    return best
 
 
 def _novel(
@@ -278,6 +289,7 @@ def _head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Judge) 
         space.dims,
         recency=space.recency,
         seed=space.seed,
+        spare=space.spare,
         quality=quality if len(judge.cases) else None,
     )
 

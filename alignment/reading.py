@@ -19,13 +19,15 @@ from torch.nn import functional
 from alignment import limits
 from alignment.consumer import MAX_HISTORY
 from alignment.interactions import Ints, Sequences
-from alignment.softmax import cross_entropy, fastest
+from alignment.limits import Matrix
+from alignment.softmax import Pairs, cross_entropy, fastest
 from matryoshka.train import Loss, steps
 
 HISTORY = 24  # events before the one to find that are read at least
 FAINT = 0.08  # what an earlier one has to weigh to be read too
 RECENT = 3  # of them, which compete with it in every step
 WARM_UP = 20  # steps
+AGAIN = 0.02  # of a user's events; from there on nothing that a user has competes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Batch(NamedTuple):
     """Some events with the histories before them: items[k] of weights[k], split at offsets.
 
     candidates: distinct items, each of which stands for `odds` (a logarithm) of its kind; next: the
-    places among them of what was found.
+    places among them of what was found; absent: which of them do not compete in which event.
     """
 
     items: Ints
@@ -84,6 +86,7 @@ class Batch(NamedTuple):
     candidates: Ints
     odds: NDArray[np.float32]
     next: Ints
+    absent: Pairs | None
 
 
 def trained(
@@ -93,13 +96,18 @@ def trained(
     dims: Sequence[int],
     *,
     recency: float,
+    spare: bool,
     seed: int,
     schedule: Schedule,
 ) -> Generator[int]:
-    """Train what `moving` holds and the tables are made of; yield how many steps there were."""
+    """Train what `moving` holds and the tables are made of; yield how many steps there were.
+
+    spare: nothing that a user has at another time competes with what was found.
+    """
+    owned = limits.taken(seq.keep(limits.believed(seq))) if spare else None
     losses = (
         (schedule.rate * pace, _loss(tables, batch))
-        for pace, batch in _batches(seq, recency, seed, schedule)
+        for pace, batch in _batches(seq, recency, seed, schedule, owned)
     )
     yield from steps(
         losses,
@@ -118,7 +126,7 @@ def usable(seq: Sequences) -> Ints:
 
 
 def _batches(
-    seq: Sequences, recency: float, seed: int, schedule: Schedule
+    seq: Sequences, recency: float, seed: int, schedule: Schedule, owned: Matrix | None = None
 ) -> Iterator[tuple[float, Batch]]:
     """Draw the batches of all steps; every event comes once before any comes again."""
     rng, warm, events = np.random.default_rng(seed), np.flatnonzero(seq.support > 0), usable(seq)
@@ -129,8 +137,9 @@ def _batches(
             order = np.concatenate([order, rng.permutation(events)])
         chosen, order = order[:size], order[size:]
         pace = min(1.0, (step + 1) / WARM_UP) * (0.525 + 0.475 * np.cos(np.pi * step / total))
-        drawn = candidates(seq, chosen, warm, schedule.candidates, rng)
-        yield float(pace), Batch(*histories(seq, chosen, recency), *drawn)
+        those, odds, found = candidates(seq, chosen, warm, schedule.candidates, rng)
+        absent = None if owned is None else spared(owned, _users_of(seq, chosen), those, found)
+        yield float(pace), Batch(*histories(seq, chosen, recency), those, odds, found, absent)
 
 
 def candidates(
@@ -154,6 +163,36 @@ def candidates(
     odds = np.zeros(len(sure) + len(drawn), np.float32)
     odds[len(sure) :] = np.log(max(len(rest), 1) / max(len(drawn), 1))
     return np.concatenate([sure, drawn]), odds, np.searchsorted(sure, found)
+
+
+def takes_again(seq: Sequences) -> bool:
+    """Tell whether users take things again: in their mean, AGAIN of what they did or more.
+
+    Of the events that may teach, those count that come at a later time than one of the same item.
+    Every user counts the same, so that one alone changes little.
+    """
+    known = seq.keep(limits.believed(seq))
+    order = np.lexsort((known.times, known.items, known.users))
+    users, items, times = (each[order] for each in (known.users, known.items, known.times))
+    later = (np.diff(users) == 0) & (np.diff(items) == 0) & (np.diff(times) > 0)
+    again = np.bincount(users[1:][later], minlength=known.n_users)
+    there = known.lengths > 0
+    return bool(there.any()) and float(np.mean(again[there] / known.lengths[there])) >= AGAIN
+
+
+def spared(owned: Matrix, users: Ints, candidates: Ints, found: Ints) -> Pairs:
+    """Return which candidates do not compete in which event of some users.
+
+    owned: what every user has at any time, [n_users, n_items]. None of it is a wrong answer; found:
+    the place among the candidates of the right one, which stays.
+    """
+    places = np.full(owned.shape[1], -1)
+    places[candidates] = np.arange(len(candidates))
+    theirs = owned[users]
+    events = np.repeat(np.arange(len(users)), np.diff(theirs.indptr))
+    items = places[theirs.indices]
+    others = (items >= 0) & (items != found[events])
+    return Pairs(torch.from_numpy(events[others]), torch.from_numpy(items[others]))
 
 
 def histories(
@@ -193,7 +232,7 @@ def _loss(tables: Tables, batch: Batch) -> Loss:
             users = _users(context[:, here], bags) / temperature
             users = torch.cat([users, torch.ones(len(users), 1)], dim=1)  # by which odds are added
             items = torch.cat([tables.counted(target[:, here]), odds], dim=1)
-            return cross_entropy(users, items, wanted, dtype=fastest())
+            return cross_entropy(users, items, wanted, absent=batch.absent, dtype=fastest())
 
         return torch.stack([read(*each) for each in zip(dims, temperatures, strict=True)]).mean()
 

@@ -39,13 +39,15 @@ def train(
     recency: float,
     dial: Dial,
     seed: int,
+    spare: bool = False,
     schedule: Schedule = DEFAULT_SCHEDULE,
 ) -> Residuals:
     """Train residuals of unit rows float32 [n, d], which stay zero for items without events.
 
     dims: published granularities; a prefix of m reads m - 1 coordinates of these rows, behind the
     one that the reach of a target takes (fuse.py). A residual of an item of n events counts
-    n / (n + dial.n0), and is `dial.bound` long at most.
+    n / (n + dial.n0), and is `dial.bound` long at most. spare: nothing that a user has competes
+    with what the user takes (reading.py).
     """
     support = limits.support(seq, limits.checked(None, seq.n_users))
     tables = [_table(rows, support, dial) for rows in (context, target)]
@@ -53,7 +55,7 @@ def train(
     read = _read(tables[0], tables[1], dial)
     with reproducible():
         for _ in reading.trained(
-            read, moving, seq, dims, recency=recency, seed=seed, schedule=schedule
+            read, moving, seq, dims, recency=recency, spare=spare, seed=seed, schedule=schedule
         ):
             pass
     return _read_off(tables, dial)

@@ -24,8 +24,8 @@ from matryoshka.head import Head
 from matryoshka.prefix import Vectors, unit
 
 Array = NDArray[Any]
-FORMAT = 5  # raise it when the fields of ItemSpace, or what they mean, change
-READING = ("recipe.recency", "steps")  # how a log is read, chosen anew for every one
+FORMAT = 6  # raise it when the fields of ItemSpace, or what they mean, change
+READING = ("recipe.recency", "steps", "spare")  # how a log is read, chosen anew for every one
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,10 @@ class Anchors:
 class ItemSpace:
     """A fitted space. `dims` are the published granularities, the largest is the width.
 
-    steps: how long residuals are trained in it (residuals.py). They and the recency of histories
-    are about the log that was read last (fit.py, `relearn`), so the ids do not depend on them.
+    steps: how long residuals are trained in it (residuals.py); spare: whether what users have is
+    spared by what they take, since they take things again (reading.py). They and the recency of
+    histories are about the log that was read last (fit.py, `relearn`), so the ids do not depend on
+    them.
     """
 
     dims: tuple[int, ...]
@@ -66,6 +68,7 @@ class ItemSpace:
     map: Map
     basis: Basis
     steps: int
+    spare: bool
     anchors: Anchors
 
     @property
@@ -130,6 +133,7 @@ class ItemSpace:
             recency=self.recency,
             dial=self.dial,
             seed=self.seed,
+            spare=self.spare,
             schedule=replace(residuals.DEFAULT_SCHEDULE, steps=steps),
         )
 

@@ -22,7 +22,7 @@ from assets.inputs import (
 )
 from assets.lake import Lake
 from assets.report import markdown_table, recall_plot, verdict, warning
-from assets.space import load_sequences
+from assets.sequences import load_sequences
 from assets.stored import VIEWS, evidence, load_content, load_residuals, load_space
 from encoders.spec import MODALITIES
 from store import releases

@@ -7,7 +7,6 @@ the released space is kept (a refresh) or a new one is fitted.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from hashlib import blake2b
 from typing import Any
 
 import dagster as dg
@@ -22,7 +21,7 @@ from alignment.consumer import trial
 from alignment.evaluate import Version, cross_version
 from alignment.fit import Fitted, choose_recipe, fit, relearn
 from alignment.fuse import Residuals
-from alignment.interactions import Sequences, Split, from_log, leave_last_out
+from alignment.interactions import Split, leave_last_out
 from alignment.space import ItemSpace
 from alignment.towards import Published, towards
 from alignment.whiten import Content
@@ -34,8 +33,9 @@ from assets.inputs import (
     space_inputs,
     vectors_inputs,
 )
-from assets.lake import Lake
+from assets.lake import Build, Lake
 from assets.report import markdown_table, verdict
+from assets.sequences import load_sequences
 from assets.stored import (
     StoredSpace,
     columns,
@@ -61,45 +61,6 @@ KEPT = 0.95  # of the recall must survive across versions, else the space is a n
 PERIODS = ("train", "all")
 PUBLISHED = ("aligned", "fused_context", "fused_target")  # what is trained, as columns
 PRESENCE = ("has_text", "has_image", "has_multimodal")
-
-
-def load_sequences(lake: Lake) -> Sequences:
-    """Return every user's items, oldest first, as row numbers; independent of the log's order."""
-    ids = load_ids(lake)
-    order = [(name, "ascending") for name in ("user_id", "item_id", "timestamp")]
-    log = lake.read("interactions", columns=[name for name, _ in order]).sort_by(order)
-    users = log["user_id"].combine_chunks().dictionary_encode()
-    codes, rows = users.indices.to_numpy(), pc.index_in(log["item_id"], ids).to_numpy()
-    seed = lake.settings.seed
-    return from_log(
-        codes,
-        rows,
-        log["timestamp"].to_numpy(),
-        n_items=len(ids),
-        seed=seed,
-        # By id, so that a growing log never reorders a user's past: yesterday's training events
-        # must not become today's test targets.
-        ties=mixed(_hashes(users.dictionary, seed)[codes], _hashes(ids, seed + 1)[rows]),
-    )
-
-
-def mixed(one: NDArray[np.uint64], two: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix two hashes into one by the finaliser of SplitMix64 (Steele et al., OOPSLA 2014).
-
-    A plain sum or XOR would keep items of near hashes beside each other in every basket: an order
-    that means nothing, and that a sequence model would learn all the same.
-    """
-    x = one + two
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _hashes(ids: pa.Array, salt: int) -> NDArray[np.uint64]:
-    """One 64-bit hash per id, the same whatever other ids there are."""
-    key = salt.to_bytes(8, "little")
-    hashed = (blake2b(item.encode(), digest_size=8, key=key).digest() for item in ids.to_pylist())
-    return np.frombuffer(b"".join(hashed), np.uint64)
 
 
 @dg.asset(
@@ -176,23 +137,9 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     And what the log of each period adds in it, item by item.
     """
     inputs = space_inputs(lake)
-    build = lake.unchanged("item_space", inputs)
-    what = "unchanged"
+    build, what = lake.unchanged("item_space", inputs), "unchanged"
     if build is None:
-        content, log = load_content(lake), load_sequences(lake)
-        split = leave_last_out(log)
-        kept, matrix = _kept(lake, content, split)
-        what = f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
-        stored, past = kept or _fitted(lake, content, split)
-        everything = stored.space.learn(content, evidence(lake, stored, "all"), log)
-        written = _residuals(lake, {"train": past, "all": everything})
-        metadata = {
-            "space_id": stored.space_id,
-            "basis_id": stored.space.basis_id,
-            "cross_version": matrix,
-            "description": stored.space.description(),
-        }
-        build = lake.record("item_space", inputs, lake.versions("spaces") | written, metadata)
+        build, what = _kept_or_fitted(lake, inputs)
     chosen = [{"choice": k, "value": str(v)} for k, v in build.metadata["description"].items()]
     return dg.MaterializeResult(
         metadata={
@@ -203,6 +150,24 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
             "across versions": markdown_table(build.metadata["cross_version"]),
         }
     )
+
+
+def _kept_or_fitted(lake: Lake, inputs: str) -> tuple[Build, str]:
+    """Keep the released space or fit one, store what the log adds in it, and say which it was."""
+    content, log = load_content(lake), load_sequences(lake)
+    split = leave_last_out(log)
+    kept, matrix = _kept(lake, content, split)
+    stored, past = kept or _fitted(lake, content, split)
+    everything = stored.space.learn(content, evidence(lake, stored, "all"), log)
+    written = _residuals(lake, {"train": past, "all": everything})
+    metadata = {
+        "space_id": stored.space_id,
+        "basis_id": stored.space.basis_id,
+        "cross_version": matrix,
+        "description": stored.space.description(),
+    }
+    build = lake.record("item_space", inputs, lake.versions("spaces") | written, metadata)
+    return build, f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
 
 
 def _kept(

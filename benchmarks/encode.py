@@ -45,7 +45,7 @@ from alignment.whiten import whitening
 from assets.catalogue import ingest_interactions
 from assets.encode import encode
 from assets.lake import Lake, digest, open_lake
-from assets.space import load_sequences
+from assets.sequences import load_sequences
 from benchmarks.catalogues import (
     DATASETS,
     changed_copy,

@@ -24,8 +24,8 @@ from alignment.whiten import Bits, Content
 from assets.inputs import load_ids
 from assets.lake import open_lake
 from assets.run import materialize
+from assets.sequences import load_sequences
 from assets.settings import FILE, load, write_default
-from assets.space import load_sequences
 from assets.stored import load_content
 from benchmarks.stages import Arrays, Make, Stages, sources
 

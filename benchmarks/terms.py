@@ -80,6 +80,7 @@ def _of_fused(space: ItemSpace, whole: int) -> Iterator[Trained]:
         make = partial(_fused, dial=dial, schedule=DEFAULT_SCHEDULE)
         yield Trained("fused", what, dial, space, make)
     make = partial(_fused, dial=space.dial, schedule=DEFAULT_SCHEDULE)
+    yield Trained("fused", _other(space), "spare", replace(space, spare=not space.spare), make)
     for steps in sorted({whole // 4, whole // 2, whole} - {space.steps}):
         yield Trained("fused", f"{steps} steps", steps, replace(space, steps=steps), make)
     for recency in sorted({*RECENCIES} - {space.recency}):
@@ -92,6 +93,13 @@ def _of_aligned(space: ItemSpace) -> Iterator[Trained]:
     for what, (schedule, decay) in HEADS.items():
         make = partial(_aligned, schedule=schedule, decay=decay)
         yield Trained("aligned", what, (schedule, decay), space, make)
+    make = partial(_aligned, schedule=aligned.DEFAULT_SCHEDULE, decay=aligned.DECAY)
+    yield Trained("aligned", _other(space), "spare", replace(space, spare=not space.spare), make)
+
+
+def _other(space: ItemSpace) -> str:
+    """Say what competes where it is the other way round."""
+    return "what users have competes" if space.spare else "nothing users have competes"
 
 
 def _ranked(lab: Lab, tried: Trained) -> Arrays:
@@ -109,6 +117,7 @@ def _aligned(lab: Lab, space: ItemSpace, *, schedule: Schedule, decay: float) ->
         space.dims,
         recency=space.recency,
         seed=space.seed,
+        spare=space.spare,
         schedule=schedule,
         decay=decay,
     )
@@ -127,6 +136,7 @@ def _fused(lab: Lab, space: ItemSpace, *, dial: Dial, schedule: Schedule) -> Rol
         recency=space.recency,
         dial=dial,
         seed=space.seed,
+        spare=space.spare,
         schedule=replace(schedule, steps=min(space.steps, schedule.steps)),
     )
     return fused(*ready, known.support, dial, added)

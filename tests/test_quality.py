@@ -90,19 +90,23 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
         for row in rows["terms"]
         if row["dim"] == 16 and not row["masked"]
     }
-    assert {what for vectors, what in tried if vectors == "aligned"} == set(HEADS)
+    competing = {what for _, what in tried if what.endswith(" users have competes")}
+    assert len(competing) == 1
+    assert {what for vectors, what in tried if vectors == "aligned"} == {*HEADS, *competing}
     fused = {what for vectors, what in tried if vectors == "fused"}
     lengths = {what for what in fused if what.endswith(" steps")}
     recencies = {what for what in fused if what.startswith("histories fade by ")}
-    assert fused - lengths - recencies == {*SCHEDULES, *DIALS}
+    assert fused - lengths - recencies == {*SCHEDULES, *DIALS, *competing}
     assert len(lengths) in (2, 3)  # beside what was chosen, which may be none
     assert len(recencies) == len(RECENCIES) - 1
-    listed = len(SCHEDULES) + len(DIALS) + len(HEADS)
+    listed = len(SCHEDULES) + len(DIALS) + len(HEADS) + 2
     assert len(tried) == listed + len(lengths) + len(recencies)
     assert {row["split"] for row in rows["terms"]} == {"validation"}
     assert tried["fused", "no residuals"] != tried["fused", "as released"]
     assert tried["fused", "content alone"] != tried["fused", "co-visits alone"]
     assert tried["aligned", "no head"] != tried["aligned", "as trained"]
+    for vectors, as_it_is in (("fused", "as released"), ("aligned", "as trained")):
+        assert tried[vectors, *competing] != tried[vectors, as_it_is]
     assert {row["split"] for row in rows["one_moment"]} == {"one moment"}
     assert {row["vectors"] for row in rows["one_moment"]} >= {"fused", "popularity"}
     nights = [row for row in rows["night_after_night"] if row["dim"] == 16]

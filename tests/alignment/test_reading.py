@@ -1,12 +1,23 @@
 """What a log asks of rows: its events, the histories before them, and how long it is read."""
 
 import numpy as np
+import pytest
+import torch
 from numpy.typing import NDArray
 
 from alignment import limits, reading
 from alignment.consumer import MAX_HISTORY
 from alignment.interactions import Ints, Sequences, from_log
-from alignment.reading import RECENT, Schedule, candidates, histories, usable
+from alignment.reading import (
+    RECENT,
+    Schedule,
+    candidates,
+    histories,
+    spared,
+    takes_again,
+    usable,
+)
+from matryoshka.train import Loss
 
 
 def test_histories_are_what_came_before_and_fade() -> None:
@@ -112,3 +123,86 @@ def test_the_rate_fades_to_the_end_however_long_a_schedule_is() -> None:
         assert len(paces) == steps
         assert max(paces) > 0.6
         assert paces[-1] < 0.06
+
+
+def test_what_a_user_has_at_any_time_is_no_wrong_answer() -> None:
+    seq = from_log([0, 0, 0, 0, 1, 1], [4, 5, 4, 6, 7, 5], range(6), n_items=9, seed=0)
+    those = np.array([7, 4, 8, 5, 6])
+    found = np.array([0, 3, 1])  # 7, 5 and 4
+    pairs = spared(limits.taken(seq), np.array([1, 0, 0]), those, found)
+    absent = zip(pairs.states.tolist(), those[pairs.items], strict=True)
+    assert sorted(absent) == [(0, 5), (1, 4), (1, 6), (2, 5), (2, 6)]
+
+
+def test_what_is_spared_is_what_the_user_of_an_event_has() -> None:
+    users, items = np.divmod(np.arange(6000), 60)
+    seq = from_log(users, items % 30 + 30 * (users % 2), items, n_items=60, seed=0)
+    schedule = Schedule(steps=3, batch=64, candidates=8)
+    for _, batch in reading._batches(seq, 0.6, 0, schedule, limits.taken(seq)):
+        assert batch.absent is not None
+        found = batch.candidates[batch.next]
+        events, others = batch.absent.states.numpy(), batch.candidates[batch.absent.items.numpy()]
+        assert (found[events] // 30 == others // 30).all()
+        assert (found[events] != others).all()
+        half = np.bincount(batch.candidates // 30)[found // 30]
+        assert np.bincount(events, minlength=64).tolist() == (half - 1).tolist()
+
+
+def shop(again: int, *, at_once: bool = False) -> Sequences:
+    """Users take 100 things, the last of which they had before, at an earlier time or at once."""
+    users, times = np.divmod(np.arange(3000), 100)
+    items = np.where(times >= 100 - again, times - (100 - again), times)
+    return from_log(users, items, 0 * times if at_once else times, n_items=100, seed=0)
+
+
+def test_users_take_things_again_where_they_do_it_often() -> None:
+    assert [takes_again(shop(again)) for again in (0, 1, 2, 30)] == [False, False, True, True]
+
+
+def test_what_is_told_twice_is_not_taken_again() -> None:
+    assert not takes_again(shop(30, at_once=True))
+    assert not takes_again(from_log([], [], [], n_items=3, seed=0))
+
+
+def test_one_user_cannot_say_that_all_take_things_again() -> None:
+    users, items = np.divmod(np.arange(500), 10)  # 50 users of 10 events each, and one of 1,000
+    users, items = np.append(users, [50] * 1000), np.append(items, np.tile(np.arange(100), 10))
+    seq = from_log(users, items, np.arange(1500), n_items=100, seed=0)
+    assert not takes_again(seq)
+    assert 1 - limits.taken(seq).nnz / 1500 > 0.5
+
+
+def test_what_a_user_has_is_not_pushed_away_by_what_the_user_takes() -> None:
+    seq = from_log([0] * 8, [0, 1, 2, 3] * 2, range(8), n_items=8, seed=0)
+    event, those, found = np.array([6]), np.arange(8), np.array([2])
+    absent = spared(limits.taken(seq), np.array([0]), those, found)
+    odds = np.zeros(8, np.float32)
+    batch = reading.Batch(*histories(seq, event, 0.9), those, odds, found, absent)
+    g = torch.Generator().manual_seed(0)
+    context, target = (torch.randn(8, 4, generator=g, requires_grad=True) for _ in range(2))
+    read = reading.Tables(lambda items: context[items], lambda items: target[items], lambda t: t)
+    reading._loss(read, batch)([4], [torch.tensor(0.5)]).backward()
+    assert target.grad is not None
+    assert target.grad.any(dim=1).tolist() == [False, False, True, False, True, True, True, True]
+
+
+def test_only_what_may_teach_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever has all but one item could push that one down by all that they do."""
+    n = limits.CAP + 200
+    seq = from_log([0] * n, range(n), range(n), n_items=n + 1, seed=0)
+    spares: list[reading.Batch] = []
+    moved = torch.zeros(1, requires_grad=True)
+
+    def loss(_: object, batch: reading.Batch) -> Loss:
+        spares.append(batch)
+        return lambda dims, temperatures: (moved * temperatures[0]).sum()
+
+    monkeypatch.setattr(reading, "_loss", loss)
+    asked = Schedule(steps=1, batch=32, candidates=n)
+    read = reading.Tables(*[lambda rows: rows] * 3)
+    moving = torch.optim.SGD([moved])
+    list(reading.trained(read, moving, seq, [4], recency=0.9, spare=True, seed=0, schedule=asked))
+    absent = spares[0].absent
+    assert absent is not None
+    assert spares[0].candidates[absent.items.numpy()].min() >= 200
+    assert len(absent.items) == 32 * (limits.CAP - 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment import softmax
-from alignment.softmax import cross_entropy
+from alignment.softmax import Pairs, cross_entropy
 
 
 def drawn(t: int, n: int, h: int, *, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,8 +17,18 @@ def drawn(t: int, n: int, h: int, *, scale: float = 1.0) -> tuple[Tensor, Tensor
     return states.requires_grad_(), items.requires_grad_(), torch.randint(n, (t,), generator=g)
 
 
-def reference(states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(states @ items.T, targets)
+def lacking(targets: Tensor, n: int, share: float) -> Tensor:
+    """Which items do not compete for which state: a share of them, never a target."""
+    gone = torch.rand(len(targets), n, generator=torch.Generator().manual_seed(n)) < share
+    gone[torch.arange(len(targets)), targets] = False
+    return gone
+
+
+def reference(states: Tensor, items: Tensor, targets: Tensor, gone: Tensor | None = None) -> Tensor:
+    logits = states @ items.T
+    if gone is not None:
+        logits = logits.masked_fill(gone, -torch.inf)
+    return functional.cross_entropy(logits, targets)
 
 
 def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -39,10 +49,29 @@ def test_value_and_gradients_are_those_of_torch(t: int, n: int, h: int, chunk: i
         torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_in_bfloat16_are_right_to_half_a_percent() -> None:
+@given(st.integers(1, 40), st.integers(2, 50), st.integers(1, 4000), st.floats(0, 1))
+def test_absent_items_do_not_compete(t: int, n: int, chunk: int, share: float) -> None:
+    states, items, targets = drawn(t, n, 5)
+    gone = lacking(targets, n, share)
+    absent = Pairs(*gone.nonzero(as_tuple=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(softmax, "CHUNK_BYTES", chunk)
+        loss = cross_entropy(states, items, targets, absent=absent)
+    expected = reference(states, items, targets, gone)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    for found, known in zip(
+        gradients(loss, states, items), gradients(expected, states, items), strict=True
+    ):
+        torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_gradients_in_bfloat16_are_right_to_half_a_percent(share: float) -> None:
     states, items, targets = drawn(300, 2000, 64, scale=0.4)
-    expected = gradients(reference(states, items, targets), states, items)
-    loss = cross_entropy(states, items, targets, dtype=torch.bfloat16)
+    gone = lacking(targets, 2000, share)
+    expected = gradients(reference(states, items, targets, gone), states, items)
+    absent = Pairs(*gone.nonzero(as_tuple=True))
+    loss = cross_entropy(states, items, targets, absent=absent, dtype=torch.bfloat16)
     for found, known in zip(gradients(loss, states, items), expected, strict=True):
         assert (found - known).norm() < 0.005 * known.norm()
 

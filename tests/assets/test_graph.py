@@ -14,8 +14,8 @@ from alignment.interactions import leave_last_out
 from assets.lake import open_lake
 from assets.run import Outcome, materialize
 from assets.sample import planted
+from assets.sequences import load_sequences
 from assets.settings import load
-from assets.space import load_sequences
 from assets.stored import load_collaborative, load_content, load_residuals, load_space
 from store import ItemStore
 from store.tables import Tables

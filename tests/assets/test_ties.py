@@ -3,13 +3,13 @@
 import numpy as np
 import pyarrow as pa
 
-from assets.space import _hashes, mixed
+from assets.sequences import hashes, mixed
 
 
 def orders(users: int, items: int) -> np.ndarray:
     """The place of every item in a basket of all items, for every user: [users, items]."""
-    one = _hashes(pa.array([f"u{n}" for n in range(users)]), 0)
-    two = _hashes(pa.array([f"i{n}" for n in range(items)]), 1)
+    one = hashes(pa.array([f"u{n}" for n in range(users)]), 0)
+    two = hashes(pa.array([f"i{n}" for n in range(items)]), 1)
     return np.argsort(np.argsort(mixed(one[:, None], two[None, :]), axis=1), axis=1)
 
 
