@@ -173,9 +173,9 @@ def _fitting(ask: Ask) -> tuple[object, Make]:
     return made_from, partial(_fit, shop, seed)
 
 
-def named(space: ItemSpace) -> tuple[str, int, float]:
+def named(space: ItemSpace) -> tuple[str, int, float, bool]:
     """Return what tells a space from every other one, how it reads a log included."""
-    return space.basis_id, space.steps, space.recency
+    return space.basis_id, space.steps, space.recency, space.spare
 
 
 def _fit(shop: Shop, seed: int) -> Arrays:

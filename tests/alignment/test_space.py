@@ -14,7 +14,8 @@ from alignment.interactions import Split, from_log, leave_last_out
 from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import ItemSpace, Views, nothing
 from alignment.whiten import Content, Encoded
-from matryoshka.prefix import prefix, unit
+from matryoshka.head import Head
+from matryoshka.prefix import Vectors, prefix, unit
 from tests.alignment.world import DIMS, World, content_of, only_text, plant
 
 
@@ -311,6 +312,42 @@ def test_a_kept_space_is_the_same_however_a_log_is_read(
     again = relearn(yesterday, world.content, known, split)
     assert again.space.description() == space.description()
     np.testing.assert_array_equal(again.residuals.target, added.target)
+
+
+def test_what_is_spared_is_asked_of_the_training_period_and_holds_for_all_that_is_trained(
+    world: World, split: Split, fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spares: list[bool] = []
+
+    def train(
+        context: Vectors, target: Vectors, *_: object, spare: bool, **__: object
+    ) -> Residuals:
+        spares.append(spare)
+        return Residuals(np.zeros_like(context), np.zeros_like(target))
+
+    def fit_head(*_: object, spare: bool, **__: object) -> Head:
+        spares.append(spare)
+        return fitted.space.head
+
+    monkeypatch.setattr("alignment.residuals.train", train)
+    monkeypatch.setattr("alignment.fit.fit_head", fit_head)
+    space, known, _ = fitted
+    assert not space.spare
+    once, n = split.train, len(split.train.items)
+    users, items = np.tile(once.users, 2), np.tile(once.items, 2)
+    twice = replace(split, train=from_log(users, items, range(2 * n), n_items=once.n_items, seed=0))
+    again = relearn(space, world.content, known, twice).space
+    assert again.spare
+    assert again.space_id == space.space_id
+    again.learn(world.content, known, once)
+    assert fit(world.content, twice, dims=DIMS, seed=0).space.spare
+    assert fit(world.content, split, dims=DIMS, seed=0, like=again).space.spare
+    assert len(spares) > 8
+    assert all(spares)
+    spares.clear()
+    assert not relearn(again, world.content, known, split).space.spare
+    assert spares
+    assert not any(spares)
 
 
 LONG = {(recency, share): 4 * share for recency in (0.6, 0.8, 0.9) for share in (1, 0)}
