@@ -81,6 +81,12 @@ class IngestReport:
         ]
 
 
+def need_files(folder: Path) -> None:
+    """Raise CatalogueError unless a folder has its two files, and the log its columns."""
+    locate(folder, "items")
+    _need_columns(locate(folder, "interactions"), LOG_COLUMNS)
+
+
 def ingest_items(
     tables: Tables,
     settings: Settings,

@@ -19,6 +19,7 @@ COLUMNS = ["item_id", "title", "text", "image_status", "origin"]
 )
 def items(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     """Every usable item of the catalogue: id, title, attributes, rendered text, picture, hashes."""
+    catalogue.need_files(lake.settings.catalogue)  # before hours of encoding, for want of a log
     before = lake.build("items")
     report = catalogue.ingest_items(lake.tables, lake.settings, lake.progress)
     hashes = item_hashes(lake.tables)

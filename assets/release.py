@@ -159,31 +159,32 @@ def _draft(lake: Lake, inputs: str) -> releases.Draft:
     for asset in (*PINNED, "item_space"):
         tables |= lake.built(asset).tables
     tables |= lake.versions(REFUSED)  # which all encoders write
+    measured = lake.built("quality").metadata
     return releases.Draft(
         space_id=space["space_id"],
         basis_id=space["basis_id"],
         refresh_id=vectors.inputs,
         inputs=inputs,
         tables=tables,
-        description={
-            "dims": list(lake.settings.dims),
-            "width": max(lake.settings.dims),
-            "views": VIEWS,
-            "default_view": "fused",
-            "normalisation": "every published prefix is a unit row",
-            "encoders": {
-                m: {"choice": t.choice.as_data(), "digest": t.digest, "dim": t.dim}
-                for m in MODALITIES
-                if (t := lake.tower(m))
-            },
-            "makings": makings(lake),
-            "accepted": sorted(lake.accepted),
-            "space": space["description"],
-            "cross_version": space["cross_version"],
-        },
-        quality={
-            name: value
-            for name, value in lake.built("quality").metadata.items()
-            if name in ("rows", "carried_from")
-        },
+        description=_description(lake, space),
+        quality={name: measured[name] for name in ("rows", "carried_from") if name in measured},
     )
+
+
+def _description(lake: Lake, space: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dims": list(lake.settings.dims),
+        "width": max(lake.settings.dims),
+        "views": VIEWS,
+        "default_view": "fused",
+        "normalisation": "every published prefix is a unit row",
+        "encoders": {
+            m: {"choice": t.choice.as_data(), "digest": t.digest, "dim": t.dim}
+            for m in MODALITIES
+            if (t := lake.tower(m))
+        },
+        "makings": makings(lake),
+        "accepted": sorted(lake.accepted),
+        "space": space["description"],
+        "cross_version": space["cross_version"],
+    }

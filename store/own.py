@@ -37,30 +37,26 @@ def draft_of(
     given = {None: target} if context is None else dict(zip(ROLES, (context, target), strict=True))
     width = np.shape(target)[-1] if np.ndim(target) else 0
     ladder = sorted(dims) if dims else [width]
-    rows = item_vectors_table(
-        ids,
-        {
-            view_column(view, role): _unit(ids, matrix, width, ladder)
-            for role, matrix in given.items()
-        },
-    )
+    unit = {view_column(view, role): _unit(ids, m, width, ladder) for role, m in given.items()}
+    rows = item_vectors_table(ids, unit)
     content = hashlib.blake2b("\0".join(ids).encode(), digest_size=16)
     content.update(rows["digest"].to_numpy().tobytes())
-    version = tables.replace("item_vectors", rows)
-    space_id = _digest(space, view, width)
+    space_id, refresh_id = _digest(space, view, width), content.hexdigest()
+    description: dict[str, object] = {
+        "dims": ladder,
+        "width": width,
+        "views": {view: [role for role in given if role]},
+        "default_view": view,
+        "space": space,
+    }
+    pinned = beside.tables if beside else {}
     return Draft(
         space_id=space_id,
         basis_id=_digest(space_id, ladder),
-        refresh_id=content.hexdigest(),
-        inputs=content.hexdigest(),
-        tables={**(beside.tables if beside else {}), "item_vectors": version},
-        description={
-            "dims": ladder,
-            "width": width,
-            "views": {view: [role for role in given if role]},
-            "default_view": view,
-            "space": space,
-        },
+        refresh_id=refresh_id,
+        inputs=refresh_id,
+        tables={**pinned, "item_vectors": tables.replace("item_vectors", rows)},
+        description=description,
         quality={},
     )
 

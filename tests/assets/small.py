@@ -28,9 +28,11 @@ def item(number: int, *, title: str | None = None, shift: int | None = None) -> 
 
 
 def write(folder: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """Write a catalogue of these items, in which nothing has happened yet."""
     (folder / "catalogue").mkdir(exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in items)
     (folder / "catalogue" / "items.jsonl").write_text(lines)
+    (folder / "catalogue" / "interactions.jsonl").touch()
 
 
 def settings_of(folder: Path, **sections: Any) -> Settings:

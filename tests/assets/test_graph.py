@@ -157,6 +157,17 @@ def test_a_catalogue_that_was_meant_to_shrink_is_released_when_the_run_accepts_i
     assert len(store.item_matrix(dim=32).ids) < 81
 
 
+def test_a_run_without_a_log_ends_before_anything_is_read(copy: Path) -> None:
+    next((copy / "catalogue").glob("interactions.*")).unlink()
+    file = next((copy / "catalogue").glob("items.*"))
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:200]))
+    before = Tables(copy / "store").version("items")
+    outcome = materialize(copy / "itemnest.toml")
+    assert not outcome.succeeded
+    assert "holds no interactions file" in " ".join(outcome.failures)
+    assert Tables(copy / "store").version("items") == before
+
+
 def test_a_run_beside_another_says_who_holds_the_store(copy: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(copy / "store")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
