@@ -18,12 +18,12 @@ from safetensors.numpy import save as save_arrays
 
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
-from alignment.evaluate import Version, cross_version
 from alignment.fit import Fitted, choose_recipe, fit, relearn
 from alignment.fuse import Residuals
 from alignment.interactions import Split, leave_last_out
 from alignment.space import ItemSpace
 from alignment.towards import Published, towards
+from alignment.versions import Version, cross_version
 from alignment.whiten import Content
 from assets import checks
 from assets.inputs import (

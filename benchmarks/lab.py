@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from alignment import evaluate
-from alignment.consumer import Floats, Trial, figures, trial
+from alignment.consumer import Floats, Ranks, Trial, figures, trial
+from alignment.evaluate import published, ranked
 from alignment.fit import relearn
 from alignment.floors import Ranked, behaviour_floors, content_floors
 from alignment.interactions import Ints, Sequences, Split, leave_last_out
 from alignment.space import ItemSpace, Views
+from alignment.versions import Version
 from alignment.whiten import Bits, Content
 from assets.inputs import load_ids
 from assets.lake import open_lake
@@ -103,14 +104,14 @@ class Lab:
         space = ItemSpace.restore(learnt, json.loads(str(kept["description"])))
         return space, Views(**{name: kept[f"view.{name}"] for name in Views.__slots__})
 
-    def refreshed(self, shops: Sequence[Shop], space: ItemSpace) -> list[evaluate.Version]:
+    def refreshed(self, shops: Sequence[Shop], space: ItemSpace) -> list[Version]:
         """Make the fused vectors of grown shops in a space that is kept."""
         wanted = [
             ((sources(), shop.content, shop.split, *named(space)), partial(_refresh, shop, space))
             for shop in shops
         ]
         return [
-            evaluate.Version(kept["context"], kept["target"], float(kept["recency"]))
+            Version(kept["context"], kept["target"], float(kept["recency"]))
             for kept in self.stages.keep_each("refresh", wanted)
         ]
 
@@ -123,7 +124,7 @@ class Lab:
         return self.stages.keep_ranks(
             "views",
             (sources(*RANKING), views, cases, dims, among),
-            lambda: evaluate.ranked(views, cases, dims, among=among),
+            lambda: ranked(views, cases, dims, among=among),
         )
 
     def floors(self) -> list[Ranked]:
@@ -179,7 +180,7 @@ def named(space: ItemSpace) -> tuple[str, int, float, bool]:
 
 
 def _fit(shop: Shop, seed: int) -> Arrays:
-    space, views = evaluate.published(shop.content, shop.split, dims=shop.dims, seed=seed)
+    space, views = published(shop.content, shop.split, dims=shop.dims, seed=seed)
     described = np.array(json.dumps(space.description()))
     parts = {f"view.{name}": getattr(views, name) for name in Views.__slots__}
     learnt = {f"space.{name}": value for name, value in space.arrays().items()}
@@ -189,7 +190,7 @@ def _fit(shop: Shop, seed: int) -> Arrays:
 def _refresh(shop: Shop, space: ItemSpace) -> Arrays:
     known = space.factorise(shop.split.train)
     today, _, added = relearn(space, shop.content, known, shop.split)
-    found = evaluate.Version.of(today, today.views(shop.content, known, added))
+    found = Version.of(today, today.views(shop.content, known, added))
     return {name: np.asarray(value) for name, value in found._asdict().items()}
 
 
@@ -201,3 +202,11 @@ def averaged(seeds: Sequence[Floats]) -> Row:
     if len(seeds) > 1:
         row["sd"] = float(np.std([f["R@10"] for f in each], ddof=1))
     return row
+
+
+def of_users(found: Sequence[Ranked], users: Bits) -> list[Ranked]:
+    """Keep the ranks of the marked users."""
+    return [
+        each._replace(ranks=Ranks(each.ranks.unmasked[users], each.ranks.masked[users]))
+        for each in found
+    ]

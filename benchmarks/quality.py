@@ -37,8 +37,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from alignment import evaluate
-from alignment.consumer import Floats, Ranks, Trial, by_cosine, figures, gains, hits, rank, trial
+from alignment.cold import cold_trials, held_out, share_in_top, without
+from alignment.consumer import Floats, Trial, by_cosine, figures, gains, hits, rank, trial
+from alignment.evaluate import roles_of
 from alignment.floors import (
     Ranked,
     ascending_share,
@@ -46,11 +47,13 @@ from alignment.floors import (
 )
 from alignment.space import ItemSpace, Views
 from alignment.statistics import paired_bootstrap
-from alignment.whiten import MODALITIES, Bits, Content
+from alignment.versions import Version, cross_version
+from alignment.whiten import Bits
 from assets.report import markdown
 from benchmarks.figures import Report, print_machine
-from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop
+from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop, of_users
 from benchmarks.limits import report_beauty, report_gains, report_nights
+from benchmarks.modalities import lacking_shops, modalities, posters, shops_of_one_modality
 from benchmarks.stages import PROCESSES, Reading, Stages, readings
 from benchmarks.terms import terms
 from benchmarks.times import among_first, at_one_moment, has_times, nights
@@ -62,7 +65,6 @@ VALUES: dict[str, Callable[[Floats], Floats]] = {
     "N@10": lambda ranks: gains(ranks, 10),
     "R@20": lambda ranks: hits(ranks, 20),
 }
-TAKEN = 15  # events of an item whose company is known
 
 
 def floors(lab: Lab) -> Rows:
@@ -80,15 +82,15 @@ def cold(lab: Lab) -> Rows:
     slices = ("cold", "within cold", "warm beside cold", "warm, all learnt")
     runs: dict[str, list[list[Ranked]]] = {slice: [] for slice in slices}
     shares: list[list[float]] = []
-    hidden = {seed: evaluate.held_out(len(lab.shop.content), seed=seed) for seed in lab.seeds}
+    hidden = {seed: held_out(len(lab.shop.content), seed=seed) for seed in lab.seeds}
     less = {
-        seed: replace(lab.shop, split=evaluate.without(lab.shop.split, held))
+        seed: replace(lab.shop, split=without(lab.shop.split, held))
         for seed, held in hidden.items()
     }
     lab.fit((less[seed], seed) for seed in lab.seeds)
     for seed, held in hidden.items():
         found = lab.fitted(less[seed], seed)
-        cases = evaluate.cold_trials(lab.shop.split, held)
+        cases = cold_trials(lab.shop.split, held)
         same = lab.cases.only(np.flatnonzero(~held[lab.cases.targets]))
         plain = lab.content_floors(cases.cold)
         runs["cold"].append(lab.ranked(found, cases.cold) + plain)
@@ -111,63 +113,14 @@ def shares_in_top(
 
     def make() -> dict[str, np.ndarray]:
         shares = [
-            evaluate.share_in_top(by_cosine(*roles, dim=dim), cases, held)
-            for roles in evaluate.roles_of(found).values()
+            share_in_top(by_cosine(*roles, dim=dim), cases, held)
+            for roles in roles_of(found).values()
             for dim in lab.shop.dims
         ]
         return {"shares": np.array(shares)}
 
     key = (found, cases, held, lab.shop.dims)
     return lab.stages.keep("shares", key, make)["shares"].tolist()
-
-
-def modalities(lab: Lab) -> Rows:
-    """Measure spaces fitted to one modality alone, and to half of one."""
-    rows: Rows = []
-    seed, cases, gone = lab.seeds[0], lab.cases, half(lab)
-    for what, shop in lacking_shops(lab).items():
-        found = lab.ranked(lab.fitted(shop, seed), cases)
-        rows += lab.rows([found], what)
-        if what.startswith("half"):
-            rows += lab.rows([only(found, gone[cases.targets])], f"{what}: targets without it")
-    return rows
-
-
-def lacking_shops(lab: Lab) -> dict[str, Shop]:
-    """Return the shop with one modality only, and with one that half of the items lack."""
-    content, gone = lab.shop.content, half(lab)
-    return shops_of_one_modality(lab) | {
-        f"half without {name}": replace(lab.shop, content=evaluate.lacking(content, name, gone))
-        for name in present(content)
-    }
-
-
-def shops_of_one_modality(lab: Lab) -> dict[str, Shop]:
-    """Return the shop with one modality only, for each of several."""
-    content, names = lab.shop.content, present(lab.shop.content)
-    return {
-        f"{name} only": replace(lab.shop, content=evaluate.only(content, name))
-        for name in names
-        if len(names) > 1
-    }
-
-
-def half(lab: Lab) -> Bits:
-    """Draw half of the items."""
-    return np.random.default_rng(lab.seeds[0]).random(len(lab.shop.content)) < 0.5
-
-
-def present(content: Content) -> list[str]:
-    """Name the modalities that some item has."""
-    return [n for n, part in zip(MODALITIES, content.parts, strict=True) if part.has.any()]
-
-
-def only(found: Sequence[Ranked], users: Bits) -> list[Ranked]:
-    """Keep the ranks of the marked users."""
-    return [
-        each._replace(ranks=Ranks(each.ranks.unmasked[users], each.ranks.masked[users]))
-        for each in found
-    ]
 
 
 def order(lab: Lab) -> Rows:
@@ -181,8 +134,8 @@ def order(lab: Lab) -> Rows:
         f"of {np.count_nonzero(users):,} of {len(users):,} users descends.\n"
     )
     slice = "last pair descends"
-    rows = lab.rows([only(lab.floors(), users)], slice)
-    return rows + lab.rows([only(found, users) for found in lab.views()], slice)
+    rows = lab.rows([of_users(lab.floors(), users)], slice)
+    return rows + lab.rows([of_users(found, users) for found in lab.views()], slice)
 
 
 def independent(lab: Lab) -> Rows:
@@ -223,7 +176,7 @@ def consumer_b(lab: Lab) -> Rows:
 
 
 def _read_by_b(lab: Lab, seed: int, dim: int, dropout: float) -> Reading:
-    context, target = evaluate.roles_of(lab.fitted(lab.shop, seed)[1])["fused"]
+    context, target = roles_of(lab.fitted(lab.shop, seed)[1])["fused"]
     return Reading("fused", dim, (prefix(context, dim), prefix(target, dim)), seed, dropout)
 
 
@@ -259,31 +212,6 @@ def compared(lab: Lab, ours: Sequence[Ranked], rival: Ranked, slice: str) -> Row
     return rows
 
 
-def posters(lab: Lab) -> Rows:
-    """Tell how many of the items taken together are neighbours by content, by what it reads."""
-    shop, seed = lab.shop, lab.seeds[0]
-    alone = shops_of_one_modality(lab)
-    if not {"text only", "image only"} <= set(alone):
-        return []
-    items = np.flatnonzero(shop.content.image.has & (shop.sequences.support >= TAKEN))
-    wanted = evaluate.together(shop.sequences, items)
-    if not any(map(len, wanted)):
-        return []
-    found: dict[str, Floats] = {}
-    for what in ("text and image", "text only", "image only"):
-        rows = lab.fitted(alone.get(what, shop), seed)[1].content
-        found[what] = evaluate.recall_together(prefix(rows[items], shop.middle), wanted)
-    both = found["text and image"]
-    tests = {what: paired_bootstrap(both, recall, seed=seed) for what, recall in found.items()}
-    return [
-        {"catalog": shop.name, "vectors": "content", "dim": shop.middle, "slice": "taken together"}
-        | {"reads": what, "items": len(recall), "R@50": float(recall.mean())}
-        | {"both less this": tests[what].difference, "low": tests[what].low}
-        | {"high": tests[what].high, "p": tests[what].p}
-        for what, recall in found.items()
-    ]
-
-
 def one_moment(lab: Lab) -> Rows:
     """Measure floors and views on a split at one moment, where the log has times."""
     rows: Rows = []
@@ -312,9 +240,9 @@ def night_after_night(lab: Lab) -> Rows:
         return rows
     first, *grown = shops
     space, views = lab.fitted(first, lab.seeds[0])
-    fused = [evaluate.Version.of(space, views), *lab.refreshed(grown, space)]
+    fused = [Version.of(space, views), *lab.refreshed(grown, space)]
     for k, shop in enumerate(grown, 1):
-        anew = evaluate.Version.of(*lab.fitted(shop, lab.seeds[0]))
+        anew = Version.of(*lab.fitted(shop, lab.seeds[0]))
         cases = trial(shop.split, on="test")
         for dim in lab.shop.dims:
             rows.append(
@@ -336,15 +264,13 @@ def night_shops(lab: Lab) -> list[Shop]:
     ]
 
 
-def _across(
-    fused: Sequence[evaluate.Version], retrained: evaluate.Version, cases: Trial, dim: int
-) -> Row:
+def _across(fused: Sequence[Version], retrained: Version, cases: Trial, dim: int) -> Row:
     """Read the last night's users with earlier nights' vectors, among the items of those nights."""
     newest, row = fused[-1], dict[str, Any]()
     for name, older in (("the night before", fused[-2]), ("the first night", fused[0])):
         n = len(older.context)
         common = newest._replace(context=newest.context[:n], target=newest.target[:n])
-        found = evaluate.cross_version(older, common, among_first(cases, n), dim=dim)
+        found = cross_version(older, common, among_first(cases, n), dim=dim)
         row[f"ratio to {name}"] = found["ratio"]
         if older is fused[-2]:
             row |= {name: value for name, value in found.items() if name != "ratio"}

@@ -32,7 +32,7 @@ FORMAT = 1  # raise it when what a stage holds, or how it is computed, changes
 PROCESSES = 2
 # What fits vectors; the rest of these packages only judges them.
 FITTING = ("alignment", "matryoshka")
-JUDGING = ("evaluate", "floors", "sasrec", "statistics")
+JUDGING = ("cold", "evaluate", "floors", "sasrec", "statistics", "versions")
 READING = ("consumer", "sasrec", "softmax")  # what consumer B is
 Arrays = Mapping[str, NDArray[Any]]
 Make = Callable[[], Arrays]

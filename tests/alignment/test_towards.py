@@ -7,11 +7,12 @@ import pytest
 
 from alignment.collaborative import Recipe
 from alignment.consumer import trial
-from alignment.evaluate import Version, cross_version, roles_of
+from alignment.evaluate import roles_of
 from alignment.fit import Fitted, fit
 from alignment.interactions import Split
 from alignment.space import Views
 from alignment.towards import Published, blockwise, towards
+from alignment.versions import Version, cross_version
 from alignment.whiten import Content, Encoded
 from matryoshka.prefix import Vectors, prefix
 from tests.alignment.world import DIMS, World

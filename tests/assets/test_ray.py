@@ -29,7 +29,7 @@ CONTENTS = ["key", "item_id", "encoder", "content_hash", "cut_tokens", "vector"]
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(registry.BATCH, "text", 8)
+    monkeypatch.setitem(registry.BATCH, "text", 2)  # few workers die for one item
     environment = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", "")}
     variables = {name: value for name, value in environment.items() if value}
     cluster = RayCluster(
