@@ -19,6 +19,7 @@ one_moment   the same floors and views on a split at one moment for everybody
 night_after_night  one space kept while log and catalogue grow, where the log has times: each night
              read with the last ones
 independent  a space of each dim alone: what a prefix must beat
+reach        how far new items reach, and what it costs the others, on validation targets
 terms        how fused and aligned are trained, each part changed alone, on validation targets
 consumer_b   fused at every dim in consumer B, and the item vectors that it learns by itself
 compare      fused less each floor, user by user
@@ -54,6 +55,7 @@ from benchmarks.figures import Report, print_machine
 from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop, of_users
 from benchmarks.limits import report_beauty, report_gains, report_nights
 from benchmarks.modalities import lacking_shops, modalities, posters, shops_of_one_modality
+from benchmarks.reach import reach
 from benchmarks.stages import PROCESSES, Reading, Stages, readings
 from benchmarks.terms import terms
 from benchmarks.times import among_first, at_one_moment, has_times, nights
@@ -295,6 +297,7 @@ PARTS: dict[str, Callable[[Lab], Rows]] = {
         modalities,
         posters,
         independent,
+        reach,
         terms,
         consumer_b,
     )
@@ -319,6 +322,7 @@ SHOPS: dict[str, Sequence[tuple[Callable[[Lab], Iterable[Shop]], slice]]] = {
     "modalities": [(lambda lab: lacking_shops(lab).values(), FIRST)],
     "posters": [(whole, FIRST), (lambda lab: shops_of_one_modality(lab).values(), FIRST)],
     "independent": [(whole, EVERY), (shops_of_one_dim, FIRST)],
+    "reach": [(whole, FIRST)],
     "terms": [(whole, FIRST)],
     "consumer_b": [(whole, EVERY)],
 }

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from alignment.choose import RECENCIES
+from alignment.choose import NOVELTY, RECENCIES
 from alignment.consumer import Ranks
 from alignment.floors import Ranked
 from alignment.interactions import from_log, leave_last_out
@@ -81,7 +81,8 @@ def test_a_second_run_reads_its_stages_and_says_the_same(folder: Path):
 
 
 def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
-    found = run(folder, "terms", "one_moment", "night_after_night", seeds=1, processes=1)
+    parts = ("terms", "reach", "one_moment", "night_after_night")
+    found = run(folder, *parts, seeds=1, processes=1)
     rows = {
         part: [row for row in found if row["part"] == part] for part in {r["part"] for r in found}
     }
@@ -107,6 +108,14 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     assert tried["aligned", "no head"] != tried["aligned", "as trained"]
     for vectors, as_it_is in (("fused", "as released"), ("aligned", "as trained")):
         assert tried[vectors, *competing] != tried[vectors, as_it_is]
+    assert {row["split"] for row in rows["reach"]} == {"validation"}
+    unmasked = [row for row in rows["reach"] if row["dim"] == 16 and not row["masked"]]
+    new = [row for row in unmasked if row["slice"].startswith("new items")]
+    assert [row["slice"] for row in new] == [f"new items, {each}" for each in sorted(NOVELTY)]
+    shares = [row["share of top 10"] for row in new]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1]
+    assert len(unmasked) == 2 * len(new)
     assert {row["split"] for row in rows["one_moment"]} == {"one moment"}
     assert {row["vectors"] for row in rows["one_moment"]} >= {"fused", "popularity"}
     nights = [row for row in rows["night_after_night"] if row["dim"] == 16]

@@ -1,0 +1,71 @@
+"""What it costs the others that new items are found: the dial of `fused`, on validation targets.
+
+One seed, in the space that was fitted with it, trained while a tenth of its items plays new: the
+draw by which the reach is chosen. No figure here is a claim.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from alignment.choose import NOVELTY, hiding
+from alignment.cold import share_in_top
+from alignment.consumer import by_cosine, rank, trial
+from alignment.evaluate import Roles
+from alignment.floors import Ranked
+from alignment.fuse import fused, ordered
+from alignment.interactions import playing_cold
+from alignment.map import fit_map
+from alignment.space import ItemSpace
+from alignment.whiten import Bits
+from benchmarks.lab import Lab, Rows, named
+from benchmarks.stages import Arrays, packed, sources, unpacked
+
+SHARES = "shares"
+
+
+def reach(lab: Lab) -> Rows:
+    """Let new items reach as far as may be chosen, and rank known and new targets among all."""
+    shop, space = lab.shop, lab.fitted(lab.shop, lab.seeds[0])[0]
+    code = sources(), sources("choose", "cold", "consumer")
+    made_from = (*code, shop.content, shop.split, *named(space))
+    kept = dict(lab.stages.keep("reach", made_from, lambda: _measured(lab, space)))
+    shares = iter(kept.pop(SHARES).tolist())
+    rows: Rows = []
+    for each in unpacked(kept):
+        found = lab.rows([[each._replace(vectors="fused")]], each.vectors)
+        if each.vectors.startswith("new"):
+            found[0]["share of top 10"] = next(shares)
+        rows += [row | {"split": "validation"} for row in found]
+    return rows
+
+
+def _measured(lab: Lab, space: ItemSpace) -> Arrays:
+    """Rank for every reach; the share of new items in all users' top 10, by reach and dim."""
+    split, dims = lab.shop.split, lab.shop.dims
+    new = playing_cold(len(lab.shop.content), seed=space.seed)
+    cases = trial(split, on="validation").faded(space.recency).without(new)
+    asked = new[cases.targets]
+    kinds = {"known": cases.only(np.flatnonzero(~asked)), "new": cases.only(np.flatnonzero(asked))}
+    found: list[Ranked] = []
+    shares: list[float] = []
+    for novelty, roles in _reaching(lab, space, new):
+        scores = {dim: by_cosine(*roles, dim=dim) for dim in dims}
+        found += [
+            Ranked(f"{kind} items, {novelty}", dim, rank(score, those))
+            for kind, those in kinds.items()
+            for dim, score in scores.items()
+        ]
+        shares += [share_in_top(score, cases, new) for score in scores.values()]
+    return {**packed(found), SHARES: np.array(shares)}
+
+
+def _reaching(lab: Lab, space: ItemSpace, new: Bits) -> Iterator[tuple[float, Roles]]:
+    """Train once without the new items, and give them every reach."""
+    train, rows = lab.shop.split.train, space.block(lab.shop.content)
+    hidden = hiding(space.factorise(train), new)
+    ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)
+    added = space.train(*ready, train.keep(~new[train.items]), steps=space.steps)
+    for novelty in sorted(NOVELTY):
+        yield novelty, fused(*ready, hidden.support, replace(space.dial, novelty=novelty), added)
