@@ -3,7 +3,7 @@
 It knows splits and row numbers; what is fitted without the items, it does not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from alignment.consumer import Score, Trial, blocks, trial
 from alignment.interactions import Split, playing_cold
 from alignment.whiten import Bits
 
-HELD_OUT = 1000  # added to the seed: other items than those that the reach of new ones is chosen by
+HELD_OUT = 1000  # added to the seed: a draw of its own, not the one a fit of this seed makes
 
 
 def held_out(n: int, *, seed: int) -> Bits:
-    """Draw the items to judge new items by, bool [n]: not those that a fit of this seed draws."""
+    """Draw a tenth of the items to judge new ones by, bool [n]: a draw apart from that of a fit."""
     return playing_cold(n, seed=HELD_OUT + seed)
 
 
@@ -42,13 +42,21 @@ def cold_trials(
     split: Split, held: Bits, *, max_users: int | None = None, seed: int = 0
 ) -> ColdTrials:
     """Set the test targets behind histories without the held items, a sample above `max_users`."""
-    every = trial(split, on="test").without(held)
+    every = unmet(trial(split, on="test"), held)
     found: list[Trial] = []
     for users in (np.flatnonzero(held[every.targets]), np.flatnonzero(~held[every.targets])):
         if max_users is not None and len(users) > max_users:
             users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
         found.append(every.only(users))
     return ColdTrials(*found)
+
+
+def unmet(cases: Trial, held: Bits) -> Trial:
+    """Return the same users, none of whom has met the held items: in no history, and not masked."""
+    seen = cases.seen.copy()
+    seen.data[held[seen.indices]] = 0
+    seen.eliminate_zeros()
+    return replace(cases.without(held), seen=seen)
 
 
 def share_in_top(score: Score, cases: Trial, held: Bits, *, k: int = 10) -> float:

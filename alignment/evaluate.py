@@ -15,7 +15,7 @@ from alignment.consumer import Score, Trial, by_cosine, figures, rank, trial
 from alignment.fit import Progress, fit
 from alignment.floors import BOUNDED, Ranked, behaviour_floors
 from alignment.fuse import Residuals
-from alignment.interactions import Split
+from alignment.interactions import Split, playing_cold
 from alignment.space import ItemSpace, Views
 from alignment.whiten import Bits, Content
 from matryoshka.prefix import Vectors
@@ -38,9 +38,9 @@ def report(
     """One row per vectors, dim, slice and masking on the test targets of at most MAX_USERS users.
 
     space: fitted on `split`; evidence, residuals: those of split.train, learnt anew when left out.
-    The cold slice holds a tenth of the items out of everything that learns from behaviour: a second
-    space is fitted with the choices of the first, and their targets are ranked among all items and,
-    as "within cold", among themselves.
+    The cold slice holds a tenth of the items out of everything that learns from behaviour, less
+    those by which the reach of new ones was chosen: a second space is fitted with the choices of
+    the first, and their targets are ranked among all items and, as "within cold", among themselves.
     """
 
     def tell(done: int, what: str) -> None:
@@ -59,7 +59,7 @@ def report(
     )
     rows = _rows(found, "warm")
     tell(2, "fitting without the cold items")
-    held = held_out(len(content), seed=seed)
+    held = held_out(len(content), seed=seed) & ~playing_cold(len(content), seed=space.seed)
     _, views = published(content, without(split, held), dims=space.dims, seed=seed, like=space)
     tell(3, "ranking cold items")
     cold = cold_trials(split, held, max_users=MAX_USERS, seed=seed).cold

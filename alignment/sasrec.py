@@ -215,10 +215,10 @@ def train(
         return _fit(network, split, FROZEN, seed=seed)
 
 
-def train_ids(split: Split, *, seed: int) -> Recommender:
+def train_ids(split: Split, *, seed: int, dropout: float = LEARNED.dropout) -> Recommender:
     """Train the same network with a learned vector per item: the reference, in its own regime."""
     with _seeded(seed):
-        network = Network(LearnedItems(split.train.n_items), LEARNED.dropout)
+        network = Network(LearnedItems(split.train.n_items), dropout)
         return _fit(network, split, LEARNED, seed=seed)
 
 

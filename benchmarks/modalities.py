@@ -1,6 +1,6 @@
-"""What text and pictures are worth each: vectors of one alone, of items that lack one, and company.
+"""What text and pictures are worth each: with one alone, and where half of the items lack one.
 
-Two parts of benchmarks/quality.py.
+Two parts of benchmarks/quality.py. What vectors are made of contents, it does not know.
 """
 
 from collections.abc import Sequence

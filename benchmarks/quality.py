@@ -14,6 +14,7 @@ cold         a tenth of the items out of all that learns and chooses: found amon
              themselves, the others beside them and, for the same users, in vectors that learnt
              all, and their share of the top 10 (fair is a tenth)
 modalities   one modality alone; half of the items without one
+again        users who take what they have had, and those who take something new
 order        users whose last pair descends by item id (files whose ids leak the order only)
 one_moment   the same floors and views on a split at one moment for everybody
 night_after_night  one space kept while log and catalogue grow, where the log has times: each night
@@ -56,7 +57,7 @@ from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop, of_users
 from benchmarks.limits import report_beauty, report_gains, report_nights
 from benchmarks.modalities import lacking_shops, modalities, posters, shops_of_one_modality
 from benchmarks.reach import reach
-from benchmarks.stages import PROCESSES, Reading, Stages, readings
+from benchmarks.stages import PROCESSES, Reading, Stages, readings, sources
 from benchmarks.terms import terms
 from benchmarks.times import among_first, at_one_moment, has_times, nights
 from matryoshka.prefix import prefix
@@ -121,7 +122,7 @@ def shares_in_top(
         ]
         return {"shares": np.array(shares)}
 
-    key = (found, cases, held, lab.shop.dims)
+    key = (sources("cold", "consumer"), found, cases, held, lab.shop.dims)
     return lab.stages.keep("shares", key, make)["shares"].tolist()
 
 
@@ -138,6 +139,24 @@ def order(lab: Lab) -> Rows:
     slice = "last pair descends"
     rows = lab.rows([of_users(lab.floors(), users)], slice)
     return rows + lab.rows([of_users(found, users) for found in lab.views()], slice)
+
+
+def again(lab: Lab) -> Rows:
+    """Measure the users who take what they have had, and those who take something new."""
+    old = had(lab.cases)
+    if not old.any():
+        return []
+    print(f"\n{old.mean():.1%} of {len(old):,} users take what they have had.\n")
+    rows: Rows = []
+    for what, users in (("taken again", old), ("taken anew", ~old)):
+        rows += lab.rows([of_users(lab.floors(), users)], what)
+        rows += lab.rows([of_users(found, users) for found in lab.views()], what)
+    return rows
+
+
+def had(cases: Trial) -> Bits:
+    """Mark the users who have had their target before."""
+    return np.asarray(cases.seen[np.arange(len(cases)), cases.targets] > 0).ravel()
 
 
 def independent(lab: Lab) -> Rows:
@@ -160,17 +179,19 @@ def shops_of_one_dim(lab: Lab) -> list[Shop]:
 def consumer_b(lab: Lab) -> Rows:
     """Measure fused in consumer B, vectors of seed s read with seed s, and what it learns alone.
 
-    Dropout is what validation likes better at the middle dim, with the first seed.
+    Dropout is what validation likes better with the first seed: of fused at the middle dim, and of
+    what it learns alone.
     """
     split, first, middle = lab.shop.split, lab.seeds[0], lab.shop.middle
-    tried = [_read_by_b(lab, first, middle, dropout) for dropout in DROPOUTS]
-    found = readings(lab.stages, tried, split)
-    dropout = DROPOUTS[int(np.argmax([each.validation for each in found]))]
-    ids = [Reading("learned_ids", None, None, seed, 0.0) for seed in lab.seeds]
+    tried = [_learnt_by_b(first, dropout) for dropout in DROPOUTS]  # the long ones first
+    tried += [_read_by_b(lab, first, middle, dropout) for dropout in DROPOUTS]
+    values = np.reshape([each.validation for each in readings(lab.stages, tried, split)], (2, -1))
+    free, dropout = (DROPOUTS[best] for best in values.argmax(axis=1))
+    ids = [_learnt_by_b(seed, free) for seed in lab.seeds]
     runs = [_read_by_b(lab, s, dim, dropout) for s in lab.seeds for dim in lab.shop.dims]
-    done = readings(lab.stages, [*ids, *runs], split)  # the long ones first
+    done = readings(lab.stages, [*ids, *runs], split)
     seconds = sum(each.seconds for each in done) / len(done)
-    print(f"\nDropout by validation: {dropout}. {seconds:.0f} s a run in the mean.\n")
+    print(f"\nDropout by validation: {dropout}; of learned ids {free}. {seconds:.0f} s a run.\n")
     found, size = [each.ranked for each in done], len(lab.shop.dims)
     alone, read = found[: len(ids)], found[len(ids) :]
     parts = [read[k : k + size] for k in range(0, len(runs), size)]
@@ -180,6 +201,10 @@ def consumer_b(lab: Lab) -> Rows:
 def _read_by_b(lab: Lab, seed: int, dim: int, dropout: float) -> Reading:
     context, target = roles_of(lab.fitted(lab.shop, seed)[1])["fused"]
     return Reading("fused", dim, (prefix(context, dim), prefix(target, dim)), seed, dropout)
+
+
+def _learnt_by_b(seed: int, dropout: float) -> Reading:
+    return Reading("learned_ids", None, None, seed, dropout)
 
 
 def compare(lab: Lab) -> Rows:
@@ -291,6 +316,7 @@ PARTS: dict[str, Callable[[Lab], Rows]] = {
         views,
         compare,
         cold,
+        again,
         order,
         one_moment,
         night_after_night,
@@ -316,6 +342,7 @@ SHOPS: dict[str, Sequence[tuple[Callable[[Lab], Iterable[Shop]], slice]]] = {
     "views": [(whole, EVERY)],
     "compare": [(whole, EVERY)],
     "cold": [(whole, EVERY)],
+    "again": [(whole, EVERY)],
     "order": [(whole, EVERY)],
     "one_moment": [(moment_shops, EVERY)],
     "night_after_night": [(night_shops, FIRST)],

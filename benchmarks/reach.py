@@ -1,7 +1,7 @@
-"""What it costs the others that new items are found: the dial of `fused`, on validation targets.
+"""The dial of `fused`: how far new items reach, what is found of them, and of the others then.
 
-One seed, in the space that was fitted with it, trained while a tenth of its items plays new: the
-draw by which the reach is chosen. No figure here is a claim.
+One seed, in the space that was fitted with it, on the validation targets of all users. It is where
+the reach was chosen, so no figure here is a claim.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from alignment.choose import NOVELTY, hiding
-from alignment.cold import share_in_top
+from alignment.cold import share_in_top, unmet
 from alignment.consumer import by_cosine, rank, trial
 from alignment.evaluate import Roles
 from alignment.floors import Ranked
@@ -23,21 +23,23 @@ from benchmarks.lab import Lab, Rows, named
 from benchmarks.stages import Arrays, packed, sources, unpacked
 
 SHARES = "shares"
+KNOWN, NEW = "known items", "new items"
 
 
 def reach(lab: Lab) -> Rows:
-    """Let new items reach as far as may be chosen, and rank known and new targets among all."""
+    """Rank for every reach that may be chosen, while a tenth of the items plays new."""
     shop, space = lab.shop, lab.fitted(lab.shop, lab.seeds[0])[0]
-    code = sources(), sources("choose", "cold", "consumer")
-    made_from = (*code, shop.content, shop.split, *named(space))
+    made_from = (sources(), sources("cold"), shop.content, shop.split, *named(space))
     kept = dict(lab.stages.keep("reach", made_from, lambda: _measured(lab, space)))
     shares = iter(kept.pop(SHARES).tolist())
     rows: Rows = []
     for each in unpacked(kept):
-        found = lab.rows([[each._replace(vectors="fused")]], each.vectors)
-        if each.vectors.startswith("new"):
+        what, _, novelty = each.vectors.rpartition(" ")
+        found = lab.rows([[each._replace(vectors="fused")]], what)
+        if what == NEW:
             found[0]["share of top 10"] = next(shares)
-        rows += [row | {"split": "validation"} for row in found]
+        told = {"split": "validation", "reach": float(novelty)}
+        rows += [row | told | {"chosen": float(novelty) == space.dial.novelty} for row in found]
     return rows
 
 
@@ -45,15 +47,15 @@ def _measured(lab: Lab, space: ItemSpace) -> Arrays:
     """Rank for every reach; the share of new items in all users' top 10, by reach and dim."""
     split, dims = lab.shop.split, lab.shop.dims
     new = playing_cold(len(lab.shop.content), seed=space.seed)
-    cases = trial(split, on="validation").faded(space.recency).without(new)
+    cases = unmet(trial(split, on="validation").faded(space.recency), new)
     asked = new[cases.targets]
-    kinds = {"known": cases.only(np.flatnonzero(~asked)), "new": cases.only(np.flatnonzero(asked))}
+    kinds = {KNOWN: cases.only(np.flatnonzero(~asked)), NEW: cases.only(np.flatnonzero(asked))}
     found: list[Ranked] = []
     shares: list[float] = []
     for novelty, roles in _reaching(lab, space, new):
         scores = {dim: by_cosine(*roles, dim=dim) for dim in dims}
         found += [
-            Ranked(f"{kind} items, {novelty}", dim, rank(score, those))
+            Ranked(f"{kind} {novelty}", dim, rank(score, those))
             for kind, those in kinds.items()
             for dim, score in scores.items()
         ]
@@ -62,7 +64,7 @@ def _measured(lab: Lab, space: ItemSpace) -> Arrays:
 
 
 def _reaching(lab: Lab, space: ItemSpace, new: Bits) -> Iterator[tuple[float, Roles]]:
-    """Train once without the new items, and give them every reach."""
+    """Train without the new items, as where the reach is chosen, and give them every reach."""
     train, rows = lab.shop.split.train, space.block(lab.shop.content)
     hidden = hiding(space.factorise(train), new)
     ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)

@@ -203,7 +203,7 @@ def readings(stages: Stages, runs: Sequence[Reading], split: Split) -> list[Read
 def measured(run: Reading, split: Split) -> Arrays:
     """Train consumer B and rank the test targets."""
     if run.roles is None:
-        trained = sasrec.train_ids(split, seed=run.seed)
+        trained = sasrec.train_ids(split, seed=run.seed, dropout=run.dropout)
     else:
         trained = sasrec.train(*run.roles, split, seed=run.seed, dropout=run.dropout)
     ranks = rank(trained.score, trial(split, on="test"))

@@ -49,13 +49,13 @@ def draft_of(
         "default_view": view,
         "space": space,
     }
-    pinned = beside.tables if beside else {}
+    version = tables.replace("item_vectors", rows)
     return Draft(
         space_id=space_id,
         basis_id=_digest(space_id, ladder),
         refresh_id=refresh_id,
         inputs=refresh_id,
-        tables={**pinned, "item_vectors": tables.replace("item_vectors", rows)},
+        tables={**(beside.tables if beside else {}), "item_vectors": version},
         description=description,
         quality={},
     )

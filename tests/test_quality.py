@@ -11,14 +11,14 @@ import pytest
 from scipy import sparse
 
 from alignment.choose import NOVELTY, RECENCIES
-from alignment.consumer import Ranks
+from alignment.consumer import Ranks, trial
 from alignment.floors import Ranked
 from alignment.interactions import from_log, leave_last_out
 from alignment.statistics import Paired
 from benchmarks.figures import Report
 from benchmarks.lab import averaged, id_order
 from benchmarks.limits import report_beauty, report_gains, report_nights
-from benchmarks.quality import PARTS, SHOPS, main, save, stored
+from benchmarks.quality import PARTS, SHOPS, had, main, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
 from benchmarks.terms import DIALS, HEADS, SCHEDULES
 from store.tables import Tables
@@ -110,17 +110,26 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
         assert tried[vectors, *competing] != tried[vectors, as_it_is]
     assert {row["split"] for row in rows["reach"]} == {"validation"}
     unmasked = [row for row in rows["reach"] if row["dim"] == 16 and not row["masked"]]
-    new = [row for row in unmasked if row["slice"].startswith("new items")]
-    assert [row["slice"] for row in new] == [f"new items, {each}" for each in sorted(NOVELTY)]
-    shares = [row["share of top 10"] for row in new]
-    assert shares == sorted(shares)
-    assert shares[0] < shares[-1]
-    assert len(unmasked) == 2 * len(new)
+    new, known = (
+        [row for row in unmasked if row["slice"] == what] for what in ("new items", "known items")
+    )
+    for found in (new, known):
+        assert [row["reach"] for row in found] == sorted(NOVELTY)
+        assert sum(row["chosen"] for row in found) == 1
+    assert new[0]["R@20"] < new[-1]["R@20"]
+    assert known[0]["R@20"] > known[-1]["R@20"]
+    assert new[0]["share of top 10"] < new[-1]["share of top 10"]
     assert {row["split"] for row in rows["one_moment"]} == {"one moment"}
     assert {row["vectors"] for row in rows["one_moment"]} >= {"fused", "popularity"}
     nights = [row for row in rows["night_after_night"] if row["dim"] == 16]
     assert [row["slice"] for row in nights] == [f"night {k}" for k in range(1, 6)]
     assert all(row["R@10"] > 0 and row["ratio to the night before"] > 0 for row in nights)
+
+
+def test_who_takes_what_they_have_had_is_marked():
+    items = [0, 1, 2, 1, 3, 2, 0, 1]
+    split = leave_last_out(from_log([0] * 4 + [1] * 4, items, range(8), n_items=4, seed=0))
+    assert had(trial(split, on="test")).tolist() == [True, False]
 
 
 def test_a_catalogue_that_is_no_folder_is_refused_at_once(
@@ -153,7 +162,7 @@ def test_consumer_b_runs_in_processes_and_is_kept(tmp_path: Path):
     rows = rng.standard_normal((20, 4)).astype(np.float32)
     wanted = [
         Reading("content", 4, (rows, rows), seed=0, dropout=0.2),
-        Reading("learned_ids", None, None, seed=0, dropout=0.0),
+        Reading("learned_ids", None, None, seed=0, dropout=0.5),
     ]
     stages = Stages(tmp_path)
     first = readings(stages, wanted, split)

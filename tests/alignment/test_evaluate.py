@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alignment import evaluate
+from alignment.cold import held_out, without
 from alignment.consumer import by_cosine, rank, trial
 from alignment.evaluate import report, within
 from alignment.fit import fit
-from alignment.interactions import Split
+from alignment.interactions import Split, playing_cold
 from alignment.space import ItemSpace, Views
+from alignment.whiten import Bits
 from tests.alignment.world import DIMS, World
 
 Rows = list[dict[str, Any]]
@@ -81,6 +84,22 @@ def test_the_report_gives_the_same_rows_again(
     world: World, split: Split, space: ItemSpace, rows: Rows
 ) -> None:
     assert report(space, world.content, split, dims=DIMS, seed=0) == rows
+
+
+def test_new_items_are_others_than_those_by_which_their_reach_was_chosen(
+    world: World, split: Split, space: ItemSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Bits] = []
+
+    def noted(split: Split, those: Bits) -> Split:
+        held.append(those)
+        return without(split, those)
+
+    monkeypatch.setattr(evaluate, "without", noted)
+    report(space, world.content, split, dims=DIMS, seed=2)
+    assert held[0].any()
+    assert not (held[0] & playing_cold(180, seed=space.seed)).any()
+    assert (held_out(180, seed=2) & playing_cold(180, seed=space.seed)).any()
 
 
 def test_test_targets_do_not_change_the_space(world: World, split: Split, space: ItemSpace) -> None:
