@@ -99,12 +99,13 @@ class ItemSpace:
                 f"{len(known.support)} rows of evidence for {len(content)} items: give one each"
             )
         block = self.block(content)
-        context, target = self.map(block)
+        shown = self.block.shown(block)
+        context, target = self.map(shown)
         warm = known.support[:, None] > 0
         ready = ordered(block, known, self.map, self.dial, self.basis)
         rows = (
-            block,
-            self.head(block),
+            shown,
+            self.head(shown),
             *fused(*ready, known.support, self.dial, residuals),
             np.where(warm, known.context, context),
             np.where(warm, known.target, target),

@@ -126,8 +126,8 @@ class StandIns:
 class ContentBlock:
     """The frozen content of an item as one unit row of `width` coordinates, most energetic first.
 
-    A missing modality is replaced by its linear prediction from the ones that are there; an item
-    with none is the mean of the catalogue (`stand_in`).
+    A missing modality is replaced by its linear prediction from the ones that are there. An item
+    with none has a zero row, and is the mean of the catalogue (`stand_in`) where it is `shown`.
     """
 
     text: Whitening
@@ -144,7 +144,7 @@ class ContentBlock:
         return len(self.stand_in)
 
     def __call__(self, content: Content) -> Vectors:
-        """Make unit rows [n, width]."""
+        """Make unit rows [n, width], zero for items without any content."""
         known = {name: getattr(self, name).where(getattr(content, name)) for name in MODALITIES}
         parts = []
         for name in MODALITIES:
@@ -154,9 +154,11 @@ class ContentBlock:
             parts.append(rows * np.float32(np.sqrt(getattr(self.shares, name))))
         block = np.zeros((len(content), self.width), dtype=np.float32)
         block[:, : len(self.columns)] = np.hstack(parts)[:, self.columns]
-        block = unit(block)
-        block[~block.any(axis=1)] = self.stand_in
-        return block
+        return unit(block)
+
+    def shown(self, rows: Vectors) -> Vectors:
+        """Return the same rows, the mean of the catalogue in the place of zero ones."""
+        return np.where(rows.any(axis=1, keepdims=True), rows, self.stand_in)
 
     def _predicted(self, name: str, known: dict[str, Vectors]) -> Vectors:
         """Predict a modality from the whitened others, which are zero where they lack."""

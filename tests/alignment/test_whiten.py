@@ -81,21 +81,27 @@ def test_rows_are_unit_whatever_is_missing(
     has_text: bool, has_image: bool, has_multimodal: bool
 ) -> None:
     whole, bits = pair(), np.ones(80, bool)
-    rows = block_of(
-        Content(
-            Encoded(whole.text.vectors, bits & has_text),
-            Encoded(whole.image.vectors, bits & has_image),
-            Encoded(whole.image.vectors, bits & has_multimodal),
-        )
+    content = Content(
+        Encoded(whole.text.vectors, bits & has_text),
+        Encoded(whole.image.vectors, bits & has_image),
+        Encoded(whole.image.vectors, bits & has_multimodal),
     )
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    block = fitted(content)
+    rows = block(content)
+    assert rows.any(axis=1).tolist() == [has_text or has_image or has_multimodal] * 80
+    np.testing.assert_allclose(np.linalg.norm(block.shown(rows), axis=1), 1, atol=1e-5)
 
 
 def test_an_item_with_none_is_the_mean_of_the_others() -> None:
     known = np.arange(80) > 0
     parts = [Encoded(part.vectors, part.has & known) for part in pair().parts]
-    rows = block_of(Content(*parts))
-    np.testing.assert_allclose(rows[0], unit(rows[1:].sum(axis=0, keepdims=True))[0], atol=1e-5)
+    content = Content(*parts)
+    block = fitted(content)
+    rows = block(content)
+    assert not rows[0].any()
+    shown = block.shown(rows)
+    np.testing.assert_array_equal(shown[1:], rows[1:])
+    np.testing.assert_allclose(shown[0], unit(rows.sum(axis=0, keepdims=True))[0], atol=1e-5)
 
 
 def test_shares_of_modalities_that_nobody_has_count_for_nothing() -> None:
