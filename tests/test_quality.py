@@ -80,6 +80,7 @@ def test_a_second_run_reads_its_stages_and_says_the_same(folder: Path):
     assert {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()} == stages
 
 
+@pytest.mark.slow
 def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     parts = ("terms", "reach", "one_moment", "night_after_night")
     found = run(folder, *parts, seeds=1, processes=1)
