@@ -14,7 +14,6 @@ from matryoshka.compaction import Basis, joint_basis
 from matryoshka.prefix import Vectors
 
 REACH = 0.5  # of a target that is known
-BARE = 1.0  # n0 of an item without content
 OPPOSITE = 1e-3  # what is left of a row that went towards its opposite
 
 
@@ -97,28 +96,27 @@ def joined(
 ) -> tuple[Vectors, Vectors]:
     """Join [sqrt(share) content ; sqrt(1 - share) behaviour] for context and target.
 
-    Unit rows, but for items without content, whose part of it is zero. They are what users do with
-    them, and soon: what is predicted from nothing counts as BARE events.
+    Unit rows, but for items without content, whose part of it is zero.
     """
     parts = np.sqrt(np.array([dial.share, 1 - dial.share], np.float32))
-    n0 = np.where(content.any(axis=1), dial.n0, BARE)
-    trust = (known.support / (known.support + n0))[:, None].astype(np.float32)
     context, target = (
-        np.hstack([parts[0] * content, parts[1] * shrunk(p, c, trust, dial.bound)])
+        np.hstack([parts[0] * content, parts[1] * shrunk(p, c, known.support, dial)])
         for p, c in zip(mapping(content), (known.context, known.target), strict=True)
     )
     return context, target
 
 
-def shrunk(predicted: Vectors, observed: Vectors, trust: Vectors, bound: float) -> Vectors:
+def shrunk(
+    predicted: Vectors, observed: Vectors, support: NDArray[np.int32], dial: Dial
+) -> Vectors:
     """Go from the content prediction towards the observed row as far as the evidence allows.
 
-    trust: float32 [n, 1], from 0 to 1; bound: the longest step.
     A row turns by a right angle at most, from nothing without events on, and steadily with them.
     Only where the two are opposite is there no way between them: that row stays where it was.
     """
+    trust = (support / (support + dial.n0))[:, None].astype(np.float32)
     step = trust * (observed - predicted)
     length = np.linalg.norm(step, axis=1, keepdims=True)
-    moved = predicted + step * np.minimum(1, bound / np.maximum(length, 1e-12))
+    moved = predicted + step * np.minimum(1, dial.bound / np.maximum(length, 1e-12))
     lost = np.linalg.norm(moved, axis=1, keepdims=True) < OPPOSITE
     return solid(np.where(lost, predicted, moved))
