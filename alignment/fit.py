@@ -9,6 +9,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment import choose
 from alignment.aligned import fit_head
@@ -20,7 +21,7 @@ from alignment.map import fit_map
 from alignment.reading import takes_again
 from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import Anchors, ItemSpace
-from alignment.whiten import Content, ContentBlock
+from alignment.whiten import Bits, Content, ContentBlock
 from matryoshka.head import Head, identity
 from matryoshka.prefix import Vectors
 from matryoshka.train import at_once
@@ -270,11 +271,29 @@ def _novel(
     """Choose the reach of new items while a tenth of them plays cold in everything trained."""
     if not known.support.any():
         return space.dial
-    cold = playing_cold(len(rows), seed=space.seed)
-    hidden = choose.hiding(known, cold)
+    played = rehearse(space, rows, known, seq)
+    return choose.choose_novelty(
+        space.dial, played.context, played.target, played.residuals, played.support, judge
+    )
+
+
+class Rehearsal(NamedTuple):
+    """Which items played new, bool [n], and the ordered rows, residuals and support of all then."""
+
+    new: Bits
+    context: Vectors
+    target: Vectors
+    residuals: Residuals
+    support: NDArray[np.int32]
+
+
+def rehearse(space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences) -> Rehearsal:
+    """Let a tenth of the items play new: kept from the map, and from all that is trained."""
+    new = playing_cold(len(rows), seed=space.seed)
+    hidden = choose.hiding(known, new)
     ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)
-    added = space.train(*ready, seq.keep(~cold[seq.items]), steps=space.steps)
-    return choose.choose_novelty(space.dial, *ready, added, hidden.support, judge)
+    added = space.train(*ready, seq.keep(~new[seq.items]), steps=space.steps)
+    return Rehearsal(new, *ready, added, hidden.support)
 
 
 def _head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Judge) -> Head:

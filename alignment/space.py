@@ -24,7 +24,7 @@ from matryoshka.head import Head
 from matryoshka.prefix import Vectors, unit
 
 Array = NDArray[Any]
-FORMAT = 6  # raise it when the fields of ItemSpace, or what they mean, change
+FORMAT = 7  # raise it when the fields of ItemSpace, or what they mean, change
 READING = ("recipe.recency", "steps", "spare")  # how a log is read, chosen anew for every one
 
 

@@ -4,21 +4,17 @@ One seed, in the space that was fitted with it, on the validation targets of all
 the reach was chosen, so no figure here is a claim.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from alignment.choose import NOVELTY, hiding
+from alignment.choose import NOVELTY
 from alignment.cold import share_in_top, unmet
 from alignment.consumer import by_cosine, rank, trial
-from alignment.evaluate import Roles
+from alignment.fit import rehearse
 from alignment.floors import Ranked
-from alignment.fuse import fused, ordered
-from alignment.interactions import playing_cold
-from alignment.map import fit_map
+from alignment.fuse import fused
 from alignment.space import ItemSpace
-from alignment.whiten import Bits
 from benchmarks.lab import Lab, Rows, named
 from benchmarks.stages import Arrays, packed, sources, unpacked
 
@@ -45,14 +41,17 @@ def reach(lab: Lab) -> Rows:
 
 def _measured(lab: Lab, space: ItemSpace) -> Arrays:
     """Rank for every reach; the share of new items in all users' top 10, by reach and dim."""
-    split, dims = lab.shop.split, lab.shop.dims
-    new = playing_cold(len(lab.shop.content), seed=space.seed)
-    cases = unmet(trial(split, on="validation").faded(space.recency), new)
+    train, dims = lab.shop.split.train, lab.shop.dims
+    played = rehearse(space, space.block(lab.shop.content), space.factorise(train), train)
+    cases = trial(lab.shop.split, on="validation").faded(space.recency)
+    cases, new = unmet(cases, played.new), played.new
     asked = new[cases.targets]
     kinds = {KNOWN: cases.only(np.flatnonzero(~asked)), NEW: cases.only(np.flatnonzero(asked))}
     found: list[Ranked] = []
     shares: list[float] = []
-    for novelty, roles in _reaching(lab, space, new):
+    for novelty in sorted(NOVELTY):
+        dial = replace(space.dial, novelty=novelty)
+        roles = fused(played.context, played.target, played.support, dial, played.residuals)
         scores = {dim: by_cosine(*roles, dim=dim) for dim in dims}
         found += [
             Ranked(f"{kind} {novelty}", dim, rank(score, those))
@@ -61,13 +60,3 @@ def _measured(lab: Lab, space: ItemSpace) -> Arrays:
         ]
         shares += [share_in_top(score, cases, new) for score in scores.values()]
     return {**packed(found), SHARES: np.array(shares)}
-
-
-def _reaching(lab: Lab, space: ItemSpace, new: Bits) -> Iterator[tuple[float, Roles]]:
-    """Train without the new items, as where the reach is chosen, and give them every reach."""
-    train, rows = lab.shop.split.train, space.block(lab.shop.content)
-    hidden = hiding(space.factorise(train), new)
-    ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)
-    added = space.train(*ready, train.keep(~new[train.items]), steps=space.steps)
-    for novelty in sorted(NOVELTY):
-        yield novelty, fused(*ready, hidden.support, replace(space.dial, novelty=novelty), added)
