@@ -1,7 +1,7 @@
 """What is chosen on validation: whitening, how behaviour is read, and the warm/cold dial.
 
-Every choice is the best of a short list for a judge that sees validation targets only. Without
-validation users the first of each list stands.
+Every choice is made by a judge that sees validation targets only: the best of a short list, the
+first without validation users, and for the dial how far it can go. Without them it stands.
 """
 
 from bisect import bisect
@@ -44,7 +44,8 @@ BALANCES = (0.5, 0.4, 0.25)
 SINGULAR_POWERS = (0.5, 0.25, 0.75)
 WINDOWS = ((20, 0.5), (5, 1.0), (20, 1.0), (50, 0.25))
 BACKWARD = (0.5, 0.0, 1.0)
-NOVELTY = (1.1, 1.0, 1.05, 1.15, 1.2, 1.3)
+NOVELTY = tuple(1 + k / 40 for k in range(13))
+MOST = 0.05
 RECENCIES = (0.6, 0.8, 0.9, 0.95)
 T = TypeVar("T")
 
@@ -175,23 +176,23 @@ def choose_novelty(
     support: NDArray[np.int32],
     judge: Judge,
 ) -> Dial:
-    """Pick how much further a new target reaches, with rows that were trained without some items.
+    """Pick how much further a new target reaches, where some items have no support.
 
-    Recall of the others may fall by one standard error below its best (the one-standard-error rule
-    of Breiman et al., 1984), and what is kindest to items without support is taken.
+    The furthest before recall of the others falls by one standard error (the rule of Breiman et
+    al., 1984), or by MOST of itself: the further new items reach, the sooner they are found, and
+    the later are all others.
     """
-    cold = support == 0
-    hidden = replace(judge, cases=judge.cases.without(cold))
-    warm, new = (hidden.among(items) for items in (~cold, cold))
-    if not len(warm.cases) or not len(new.cases):
+    new = support == 0
+    known = replace(judge, cases=judge.cases.without(new)).among(~new)
+    if not len(known.cases) or not new.any():
         return dial
-    dials = [replace(dial, novelty=novelty) for novelty in NOVELTY]
-    found: list[tuple[float, float]] = []
-    for each in dials:
+    chosen, top = dial, 0.0
+    for each in (replace(dial, novelty=novelty) for novelty in NOVELTY):
         judge.look("choosing how far new items reach")
-        rows = fused(context, target, support, each, residuals)
-        found.append((warm(*rows), new(*rows)))
-    top = max(recall for recall, _ in found)
-    least = top - float(np.sqrt(top * (1 - top) / len(warm.cases)))
-    allowed = [k for k, (recall, _) in enumerate(found) if recall >= least]
-    return dials[max(allowed, key=lambda k: found[k][1])]
+        recall = known(*fused(context, target, support, each, residuals))
+        top = max(top, recall)
+        error = float(np.sqrt(top * (1 - top) / len(known.cases)))
+        if recall <= top - min(error, MOST * top):
+            break
+        chosen = each
+    return chosen

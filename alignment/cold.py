@@ -3,7 +3,7 @@
 It knows splits and row numbers; what is fitted without the items, it does not.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,21 +42,13 @@ def cold_trials(
     split: Split, held: Bits, *, max_users: int | None = None, seed: int = 0
 ) -> ColdTrials:
     """Set the test targets behind histories without the held items, a sample above `max_users`."""
-    every = unmet(trial(split, on="test"), held)
+    every = trial(split, on="test").without(held)
     found: list[Trial] = []
     for users in (np.flatnonzero(held[every.targets]), np.flatnonzero(~held[every.targets])):
         if max_users is not None and len(users) > max_users:
             users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
         found.append(every.only(users))
     return ColdTrials(*found)
-
-
-def unmet(cases: Trial, held: Bits) -> Trial:
-    """Return the same users, none of whom has met the held items: in no history, and not masked."""
-    seen = cases.seen.copy()
-    seen.data[held[seen.indices]] = 0
-    seen.eliminate_zeros()
-    return replace(cases.without(held), seen=seen)
 
 
 def share_in_top(score: Score, cases: Trial, held: Bits, *, k: int = 10) -> float:

@@ -42,11 +42,15 @@ class Trial:
         return Trial(history, self.seen, self.targets)
 
     def without(self, held: NDArray[np.bool_]) -> "Trial":
-        """Return the same users with histories that lack the held items; ages stay as they are."""
-        history = self.history.copy()
-        history.data[held[history.indices]] = 0
-        history.eliminate_zeros()
-        return Trial(history, self.seen, self.targets)
+        """Return the same users, none of whom has met the held items: neither read, nor masked.
+
+        The ages of other events stay as they are.
+        """
+        history, seen = self.history.copy(), self.seen.copy()
+        for part in (history, seen):
+            part.data[held[part.indices]] = 0
+            part.eliminate_zeros()
+        return Trial(history, seen, self.targets)
 
     def __len__(self) -> int:
         return len(self.targets)

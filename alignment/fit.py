@@ -16,7 +16,7 @@ from alignment.aligned import fit_head
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
 from alignment.fuse import Dial, Residuals, compacted, fused, ordered
-from alignment.interactions import Sequences, Split, playing_cold
+from alignment.interactions import Sequences, Split, playing_new
 from alignment.map import fit_map
 from alignment.reading import takes_again
 from alignment.residuals import DEFAULT_SCHEDULE
@@ -268,7 +268,7 @@ def _climbed(recipe: Recipe, look: Callable[[Recipe], Look]) -> Look:
 def _novel(
     space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences, judge: choose.Judge
 ) -> Dial:
-    """Choose the reach of new items while a tenth of them plays cold in everything trained."""
+    """Choose the reach of new items while a tenth of all is new to everything trained."""
     if not known.support.any():
         return space.dial
     played = rehearse(space, rows, known, seq)
@@ -278,22 +278,29 @@ def _novel(
 
 
 class Rehearsal(NamedTuple):
-    """Which items played new, bool [n], and the ordered rows, residuals and support of all then."""
+    """The ordered rows, residuals and support of all items while some played new."""
 
-    new: Bits
     context: Vectors
     target: Vectors
     residuals: Residuals
     support: NDArray[np.int32]
 
+    @property
+    def new(self) -> Bits:
+        """The items that are new, or played it: bool [n]."""
+        return self.support == 0
+
 
 def rehearse(space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences) -> Rehearsal:
-    """Let a tenth of the items play new: kept from the map, and from all that is trained."""
-    new = playing_cold(len(rows), seed=space.seed)
-    hidden = choose.hiding(known, new)
+    """Let a tenth of the items be new: those without events and, if they are fewer, others too.
+
+    The others are kept from the map, and from all that is trained.
+    """
+    playing = playing_new(known.support, seed=space.seed)
+    hidden = choose.hiding(known, playing)
     ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)
-    added = space.train(*ready, seq.keep(~new[seq.items]), steps=space.steps)
-    return Rehearsal(new, *ready, added, hidden.support)
+    added = space.train(*ready, seq.keep(~playing[seq.items]), steps=space.steps)
+    return Rehearsal(*ready, added, hidden.support)
 
 
 def _head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Judge) -> Head:

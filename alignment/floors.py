@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from alignment.choose import BACKWARD, RECENCIES, WINDOWS
+from alignment.choose import BACKWARD, BALANCES, RECENCIES, SINGULAR_POWERS, WINDOWS
 from alignment.collaborative import Recipe, balanced, covisits, singular
 from alignment.consumer import Matrix, Ranks, Score, Trial, by_cosine, figures, rank, trial
 from alignment.interactions import Ints, Sequences, Split
@@ -39,12 +39,13 @@ class Grid:
     """What is tried, and on how many validation users at most: all that our vectors may try.
 
     Of the counts the `factorised` best are factorised too; by default all, since the best to
-    multiply with are not the best to factorise.
+    multiply with are not the best to factorise. powers: of the singular values.
     """
 
     windows: tuple[tuple[int, float], ...] = ((5, 0.5), *WINDOWS)  # with their decay
     backward: tuple[float, ...] = BACKWARD
-    balances: tuple[float, ...] = (0.0, 0.5)
+    balances: tuple[float, ...] = (0.0, *BALANCES)
+    powers: tuple[float, ...] = SINGULAR_POWERS
     recencies: tuple[float, ...] = (0.4, *RECENCIES)
     factorised: int | None = None
     users: int = 5000
@@ -58,7 +59,13 @@ class Grid:
 
 FULL = Grid()
 BOUNDED = Grid(
-    windows=((5, 1.0), (20, 1.0)), backward=(0.0,), recencies=RECENCIES, factorised=1, users=2000
+    windows=((5, 1.0), (20, 1.0)),
+    backward=(0.0,),
+    balances=(0.0, 0.5),
+    powers=(0.5,),
+    recencies=RECENCIES,
+    factorised=1,
+    users=2000,
 )
 
 
@@ -91,7 +98,7 @@ def behaviour_floors(
     return [
         Ranked("popularity", None, popularity),
         Ranked("transitions", None, rank(_by_counts(best()), cases.faded(recency))),
-        *_factorised(ways[: grid.factorised], cases, tuning, dims=dims, seed=seed),
+        *_factorised(ways[: grid.factorised], cases, tuning, grid, dims=dims, seed=seed),
         Ranked("item_knn", None, knn(cases)),
     ]
 
@@ -114,22 +121,28 @@ def _factorised(
     counts: list[tuple[Count, float]],
     cases: Trial,
     tuning: Trial,
+    grid: Grid,
     *,
     dims: Sequence[int],
     seed: int,
 ) -> list[Ranked]:
-    """Rank by the best factors at every dim: of all counts, by unit rows or as they are."""
+    """Rank by the best factors at every dim: of all counts and powers, by unit rows or as they are.
+
+    They are found as their counts are read, and then another recency may be better.
+    """
     best: dict[int, Way] = {}
     for count, recency in counts:
         u, s, v = singular(count(), max(dims), seed=seed)
-        for dim in dims:
-            context, target = (part[:, :dim] * np.sqrt(s[:dim]) for part in (u, v))
+        for dim, power in product(dims, grid.powers):
+            scale = np.power(s[:dim], power, dtype=np.float32)
+            context, target = (part[:, :dim] * scale for part in (u, v))
             scores = [by_product(context, target)]
             if len(s):  # a log without pairs has no factors
                 scores.append(by_cosine(context, target, dim=context.shape[1]))
             ways = [_tuned(score, tuning, (recency,)) for score in scores]
             best[dim] = _best([*([best[dim]] if dim in best else []), *ways])
-    return [Ranked("transitions_svd", dim, best[dim](cases)) for dim in dims]
+    found = {dim: _tuned(way.score, tuning, grid.recencies) for dim, way in best.items()}
+    return [Ranked("transitions_svd", dim, found[dim](cases)) for dim in dims]
 
 
 def content_floors(content: Content, cases: Trial, *, dims: Sequence[int]) -> list[Ranked]:

@@ -104,3 +104,14 @@ def leave_last_out(seq: Sequences) -> Split:
 def playing_cold(n: int, *, seed: int) -> NDArray[np.bool_]:
     """Draw the items that play cold: bool [n]."""
     return np.random.default_rng(seed).random(n) < COLD_SHARE
+
+
+def playing_new(support: Rows, *, seed: int) -> NDArray[np.bool_]:
+    """Draw items with events until, with those that have none, as many are new: bool [n].
+
+    They are some of those that play cold by the same seed.
+    """
+    known = support > 0
+    missing = COLD_SHARE - np.mean(~known)
+    share = max(0.0, missing) / max(float(np.mean(known)), COLD_SHARE)
+    return known & (np.random.default_rng(seed).random(len(support)) < share)

@@ -31,8 +31,8 @@ from assets.stored import load_content
 from benchmarks.stages import Arrays, Make, Stages, sources
 
 MIDDLE = 128  # the dim of every comparison
-RANKING = ("consumer", "evaluate")  # what ranks for consumer A
-FLOORS = (*RANKING, "choose", "collaborative", "floors", "interactions", "whiten")
+RANKING = ("consumer", "evaluate", "prefix")  # what ranks for consumer A
+FLOORS = (*RANKING, "choose", "collaborative", "floors", "interactions", "limits", "whiten")
 Row = dict[str, Any]
 Rows = list[Row]
 

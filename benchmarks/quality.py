@@ -19,7 +19,7 @@ order        users whose last pair descends by item id (files whose ids leak the
 one_moment   the same floors and views on a split at one moment for everybody
 night_after_night  one space kept while log and catalogue grow, where the log has times: each night
              read with the last ones
-independent  a space of each dim alone: what a prefix must beat
+independent  fused and aligned trained for each dim alone: what a prefix must beat
 reach        how far new items reach, and what it costs the others, on validation targets
 terms        how fused and aligned are trained, each part changed alone, on validation targets
 consumer_b   fused at every dim in consumer B, and the item vectors that it learns by itself
@@ -52,6 +52,7 @@ from alignment.statistics import paired_bootstrap
 from alignment.versions import Version, cross_version
 from alignment.whiten import Bits
 from assets.report import markdown
+from benchmarks.alone import alone
 from benchmarks.figures import Report, print_machine
 from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop, of_users
 from benchmarks.limits import report_beauty, report_gains, report_nights
@@ -160,20 +161,12 @@ def had(cases: Trial) -> Bits:
 
 
 def independent(lab: Lab) -> Rows:
-    """Measure a space of each dim alone, of the first seed."""
-    found: list[Ranked] = []
-    for shop in shops_of_one_dim(lab):
-        found += replace(lab, shop=shop).ranked(lab.fitted(shop, lab.seeds[0]), lab.cases)
-    kept = [each for each in found if each.vectors in ("aligned", "fused")]
-    rows, ours = lab.rows([kept], "one space per dim"), lab.views()
-    for each in kept:
+    """Measure what training for each dim alone gives, of the first seed."""
+    found, ours = alone(lab), lab.views()
+    rows = lab.rows([found], "trained for this dim alone")
+    for each in found:
         rows += compared(lab, chosen(ours, each.vectors, each.dim), each, "prefix less its own")
     return rows
-
-
-def shops_of_one_dim(lab: Lab) -> list[Shop]:
-    """Return the shop as it is published at every dim alone."""
-    return [replace(lab.shop, dims=(dim,)) for dim in lab.shop.dims]
 
 
 def consumer_b(lab: Lab) -> Rows:
@@ -348,7 +341,7 @@ SHOPS: dict[str, Sequence[tuple[Callable[[Lab], Iterable[Shop]], slice]]] = {
     "night_after_night": [(night_shops, FIRST)],
     "modalities": [(lambda lab: lacking_shops(lab).values(), FIRST)],
     "posters": [(whole, FIRST), (lambda lab: shops_of_one_modality(lab).values(), FIRST)],
-    "independent": [(whole, EVERY), (shops_of_one_dim, FIRST)],
+    "independent": [(whole, EVERY)],
     "reach": [(whole, FIRST)],
     "terms": [(whole, FIRST)],
     "consumer_b": [(whole, EVERY)],

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from alignment.choose import NOVELTY
-from alignment.cold import share_in_top, unmet
+from alignment.cold import share_in_top
 from alignment.consumer import by_cosine, rank, trial
 from alignment.fit import rehearse
 from alignment.floors import Ranked
@@ -23,7 +23,7 @@ KNOWN, NEW = "known items", "new items"
 
 
 def reach(lab: Lab) -> Rows:
-    """Rank for every reach that may be chosen, while a tenth of the items plays new."""
+    """Rank for every reach that may be chosen, while a tenth of the items is new."""
     shop, space = lab.shop, lab.fitted(lab.shop, lab.seeds[0])[0]
     made_from = (sources(), sources("cold"), shop.content, shop.split, *named(space))
     kept = dict(lab.stages.keep("reach", made_from, lambda: _measured(lab, space)))
@@ -44,12 +44,12 @@ def _measured(lab: Lab, space: ItemSpace) -> Arrays:
     train, dims = lab.shop.split.train, lab.shop.dims
     played = rehearse(space, space.block(lab.shop.content), space.factorise(train), train)
     cases = trial(lab.shop.split, on="validation").faded(space.recency)
-    cases, new = unmet(cases, played.new), played.new
+    cases, new = cases.without(played.new), played.new
     asked = new[cases.targets]
     kinds = {KNOWN: cases.only(np.flatnonzero(~asked)), NEW: cases.only(np.flatnonzero(asked))}
     found: list[Ranked] = []
     shares: list[float] = []
-    for novelty in sorted(NOVELTY):
+    for novelty in NOVELTY:
         dial = replace(space.dial, novelty=novelty)
         roles = fused(played.context, played.target, played.support, dial, played.residuals)
         scores = {dim: by_cosine(*roles, dim=dim) for dim in dims}

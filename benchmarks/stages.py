@@ -33,7 +33,7 @@ PROCESSES = 2
 # What fits vectors; the rest of these packages only judges them.
 FITTING = ("alignment", "matryoshka")
 JUDGING = ("cold", "evaluate", "floors", "sasrec", "statistics", "versions")
-READING = ("consumer", "sasrec", "softmax")  # what consumer B is
+READING = ("consumer", "interactions", "prefix", "sasrec", "softmax", "train")  # consumer B
 Arrays = Mapping[str, NDArray[Any]]
 Make = Callable[[], Arrays]
 

@@ -9,8 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from alignment import aligned, residuals
 from alignment.choose import RECENCIES
+from alignment.cold import held_out, without
 from alignment.consumer import by_cosine, rank, trial
 from alignment.evaluate import Roles
 from alignment.floors import Ranked
@@ -44,23 +47,31 @@ HEADS: Mapping[str, tuple[Schedule, float]] = {
 }
 
 
+NEW = ("as trained", "no head", "no decay")  # heads that new items are looked for with, too
+
+
 class Trained(NamedTuple):
-    """Vectors made with one part changed: which, what is changed, all that it means, and how."""
+    """Vectors made with one part changed: which, what is changed, all that it means, and how.
+
+    new: a tenth of the items is kept from the training, and only these are asked for.
+    """
 
     vectors: str
     what: str
     change: object
     space: ItemSpace
     make: Callable[[Lab, ItemSpace], Roles]
+    new: bool = False
 
 
 def terms(lab: Lab) -> Rows:
     """Train with each part changed alone, and rank the validation targets."""
     space = lab.fitted(lab.shop, lab.seeds[0])[0]
     tried = [*_of_fused(space, DEFAULT_SCHEDULE.length(lab.shop.split.train)), *_of_aligned(space)]
-    made_from = (sources(), lab.shop.content, lab.shop.split, *named(space))
+    made_from = (sources(), sources("cold"), lab.shop.content, lab.shop.split, *named(space))
     wanted = [
-        ((*made_from, each.vectors, each.change), partial(_ranked, lab, each)) for each in tried
+        ((*made_from, each.vectors, each.change, each.new), partial(_ranked, lab, each))
+        for each in tried
     ]
     found = map(unpacked, lab.stages.keep_each("terms", wanted))
     return [
@@ -93,6 +104,8 @@ def _of_aligned(space: ItemSpace) -> Iterator[Trained]:
     for what, (schedule, decay) in HEADS.items():
         make = partial(_aligned, schedule=schedule, decay=decay)
         yield Trained("aligned", what, (schedule, decay), space, make)
+        if what in NEW:
+            yield Trained("aligned", f"new items, {what}", (schedule, decay), space, make, new=True)
     make = partial(_aligned, schedule=aligned.DEFAULT_SCHEDULE, decay=aligned.DECAY)
     yield Trained("aligned", _other(space), "spare", replace(space, spare=not space.spare), make)
 
@@ -104,6 +117,10 @@ def _other(space: ItemSpace) -> str:
 
 def _ranked(lab: Lab, tried: Trained) -> Arrays:
     cases = trial(lab.shop.split, on="validation").faded(tried.space.recency)
+    if tried.new:
+        held = held_out(len(lab.shop.content), seed=tried.space.seed)
+        cases = cases.without(held).only(np.flatnonzero(held[cases.targets]))
+        lab = replace(lab, shop=replace(lab.shop, split=without(lab.shop.split, held)))
     roles = tried.make(lab, tried.space)
     ranks = {dim: rank(by_cosine(*roles, dim=dim), cases) for dim in lab.shop.dims}
     return packed([Ranked(tried.vectors, dim, found) for dim, found in ranks.items()])

@@ -1,10 +1,14 @@
 """Contents that lack a modality, and items that the same users took."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 
-from alignment.interactions import from_log
+from alignment.cold import held_out
+from alignment.interactions import from_log, playing_cold
 from alignment.whiten import Encoded
-from benchmarks.modalities import alone, lacking, recall_together, together
+from benchmarks.modalities import alone, half, lacking, recall_together, together
 from tests.alignment.world import content_of
 
 
@@ -17,6 +21,13 @@ def test_a_modality_alone_and_one_that_some_lack() -> None:
     fewer = lacking(content, "text", np.array([True, False, False, True]))
     assert fewer.text.has.tolist() == [False, True, True, False]
     np.testing.assert_array_equal(fewer.image.has, ~has)
+
+
+def test_half_of_the_items_lack_it_by_a_draw_apart() -> None:
+    lab: Any = SimpleNamespace(seeds=(3,), shop=SimpleNamespace(content=range(10_000)))
+    gone = half(lab)
+    for some in (np.ones(10_000, bool), playing_cold(10_000, seed=3), held_out(10_000, seed=3)):
+        assert abs(gone[some].mean() - 0.5) < 0.05
 
 
 def test_items_that_the_same_users_took_are_wanted_beside_each_other() -> None:

@@ -20,7 +20,7 @@ from benchmarks.lab import averaged, id_order
 from benchmarks.limits import report_beauty, report_gains, report_nights
 from benchmarks.quality import PARTS, SHOPS, had, main, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
-from benchmarks.terms import DIALS, HEADS, SCHEDULES
+from benchmarks.terms import DIALS, HEADS, NEW, SCHEDULES
 from store.tables import Tables
 
 
@@ -94,14 +94,15 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     }
     competing = {what for _, what in tried if what.endswith(" users have competes")}
     assert len(competing) == 1
-    assert {what for vectors, what in tried if vectors == "aligned"} == {*HEADS, *competing}
+    new = {f"new items, {what}" for what in NEW}
+    assert {what for vectors, what in tried if vectors == "aligned"} == {*HEADS, *competing, *new}
     fused = {what for vectors, what in tried if vectors == "fused"}
     lengths = {what for what in fused if what.endswith(" steps")}
     recencies = {what for what in fused if what.startswith("histories fade by ")}
     assert fused - lengths - recencies == {*SCHEDULES, *DIALS, *competing}
     assert len(lengths) in (2, 3)  # beside what was chosen, which may be none
     assert len(recencies) == len(RECENCIES) - 1
-    listed = len(SCHEDULES) + len(DIALS) + len(HEADS) + 2
+    listed = len(SCHEDULES) + len(DIALS) + len(HEADS) + len(NEW) + 2
     assert len(tried) == listed + len(lengths) + len(recencies)
     assert {row["split"] for row in rows["terms"]} == {"validation"}
     assert tried["fused", "no residuals"] != tried["fused", "as released"]
@@ -115,7 +116,7 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
         [row for row in unmasked if row["slice"] == what] for what in ("new items", "known items")
     )
     for found in (new, known):
-        assert [row["reach"] for row in found] == sorted(NOVELTY)
+        assert [row["reach"] for row in found] == list(NOVELTY)
         assert sum(row["chosen"] for row in found) == 1
     assert new[0]["R@20"] < new[-1]["R@20"]
     assert known[0]["R@20"] > known[-1]["R@20"]

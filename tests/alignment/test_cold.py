@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from alignment.cold import cold_trials, held_out, share_in_top, unmet, without
+from alignment.cold import cold_trials, held_out, share_in_top, without
 from alignment.consumer import trial
-from alignment.interactions import Split, from_log, leave_last_out, playing_cold
+from alignment.interactions import Split, playing_cold
 from tests.alignment.world import World
 
 
@@ -35,17 +35,6 @@ def test_what_is_held_out_is_nowhere_in_the_training_part(world: World, split: S
     assert not held[less.train.items].any()
     assert not held[less.validation].any()
     assert less.train.n_users == split.train.n_users
-
-
-def test_what_nobody_has_met_is_in_no_history_and_not_masked() -> None:
-    items = [0, 1, 2, 1, 3, 2, 0, 3]
-    split = leave_last_out(from_log([0] * 4 + [1] * 4, items, range(8), n_items=4, seed=0))
-    held = np.array([False, True, False, False])
-    cases = unmet(trial(split, on="test"), held)
-    assert cases.targets.tolist() == [1, 3]
-    assert [row.indices.tolist() for row in cases.history] == [[0, 2], [3, 2, 0]]
-    assert [row.indices.tolist() for row in cases.seen] == [[0, 2], [0, 2, 3]]
-    assert trial(split, on="test").seen[0].indices.tolist() == [0, 1, 2]
 
 
 def test_a_tenth_is_held_out_by_a_draw_apart_from_that_of_a_fit() -> None:

@@ -87,13 +87,15 @@ def test_a_trial_can_fade_at_another_rate() -> None:
     )
 
 
-def test_items_taken_out_of_histories_leave_the_others_as_they_were() -> None:
+def test_items_that_nobody_has_met_are_neither_read_nor_masked() -> None:
     split = leave_last_out(from_log([0] * 5, [3, 2, 3, 0, 1], range(5), n_items=4, seed=0))
     some = trial(split, on="test")
     less = some.without(np.array([False, False, True, False]))
     np.testing.assert_allclose(less.history.toarray(), [[1, 0, 0, 0.6 + 0.216]], rtol=1e-5)
     assert less.history.nnz == 3
+    assert less.seen.indices.tolist() == [0, 3]
     assert some.history.nnz == 4
+    assert some.seen.indices.tolist() == [0, 2, 3]
 
 
 def test_without_users_figures_are_zero() -> None:

@@ -55,6 +55,8 @@ def test_the_bounded_grid_is_part_of_the_full_one() -> None:
 def test_floors_try_all_that_our_vectors_may_try() -> None:
     assert set(choose.WINDOWS) < set(FULL.windows)
     assert set(choose.BACKWARD) <= set(FULL.backward)
+    assert set(choose.BALANCES) < set(FULL.balances)
+    assert set(choose.SINGULAR_POWERS) <= set(FULL.powers)
     assert set(choose.RECENCIES) < set(FULL.recencies)
     assert set(choose.RECENCIES) <= set(BOUNDED.recencies)
 

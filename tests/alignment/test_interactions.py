@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.interactions import Sequences, from_log, leave_last_out
+from alignment.interactions import (
+    Sequences,
+    from_log,
+    leave_last_out,
+    playing_cold,
+    playing_new,
+)
 
 events = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 9), st.integers(0, 5)), min_size=0, max_size=60
@@ -55,3 +61,14 @@ def test_items_outside_the_catalogue_are_refused() -> None:
 def test_columns_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="equal lengths"):
         from_log([0], [1, 2], [0], n_items=3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "new"), [(0, 0.1), (0.06, 0.1), (0.1, 0.1), (0.4, 0.4), (1, 1)]
+)
+def test_a_tenth_is_new_where_fewer_have_no_events(unknown: float, new: float) -> None:
+    support = (np.random.default_rng(1).random(20_000) >= unknown).astype(np.int32)
+    playing = playing_new(support, seed=3)
+    assert not playing[support == 0].any()
+    assert not playing[~playing_cold(20_000, seed=3)].any()
+    assert np.mean(playing | (support == 0)) == pytest.approx(max(0.1, unknown), abs=0.01)

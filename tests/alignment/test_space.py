@@ -102,11 +102,11 @@ def test_a_cold_item_is_found_by_its_content(world: World) -> None:
 
 
 def test_items_without_content_are_found_by_what_users_do(world: World) -> None:
-    bare = np.random.default_rng(0).random(len(world.chain)) < 0.5
+    bare = np.random.default_rng(1).random(len(world.chain)) < 0.5  # not the items that play new
     has = world.content.text.has & ~bare
     content = replace(world.content, text=Encoded(world.content.text.vectors, has))
     views = fused_views(replace(world, content=content))
-    for dim, least in ((16, 0.53), (32, 0.73)):  # with the mean of the catalogue for them .49, .69
+    for dim, least in ((16, 0.53), (32, 0.73)):  # with the mean of the catalogue for them .44, .67
         context, target = prefix(views.fused_context, dim), prefix(views.fused_target, dim)
         assert finds_the_next(context, target, world.chain) > least
 
