@@ -6,7 +6,7 @@ it. It knows row numbers and arrays; which floors a table shows is decided by wh
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import NamedTuple
 
@@ -92,29 +92,37 @@ def behaviour_floors(
     tuning = trial(split, on="validation", max_users=grid.users, seed=seed)
     support = split.train.support.astype(np.float32)
     popularity = rank(lambda h: np.tile(support, (h.shape[0], 1)), cases)
-    ways = _ways(split.train, tuning, grid)
-    best, recency = ways[0]
+    (best, recency), ways = _ways(split.train, tuning, grid)
     knn = _tuned(_by_counts(neighbourhood(split.train)), tuning, (*grid.recencies, 1.0))
     return [
         Ranked("popularity", None, popularity),
         Ranked("transitions", None, rank(_by_counts(best()), cases.faded(recency))),
-        *_factorised(ways[: grid.factorised], cases, tuning, grid, dims=dims, seed=seed),
+        *_factorised(ways, cases, tuning, grid, dims=dims, seed=seed),
         Ranked("item_knn", None, knn(cases)),
     ]
 
 
-def _ways(seq: Sequences, tuning: Trial, grid: Grid) -> list[tuple[Count, float]]:
-    """Count in every way, one after the other; return how to again and the recency, best first."""
+def _ways(
+    seq: Sequences, tuning: Trial, grid: Grid
+) -> tuple[tuple[Count, float], list[tuple[Count, float]]]:
+    """Count in every way; return how to again and the recency: the best, and those to factorise.
+
+    Ways of one window follow each other, so that it is counted once, and one at a time is held.
+    """
+
+    @lru_cache(maxsize=1)
+    def counted(window: int, decay: float) -> Matrix:
+        return covisits(seq, window=window, decay=decay)
 
     def count(recipe: Recipe) -> Matrix:
-        return balanced(covisits(seq, window=recipe.window, decay=recipe.decay), recipe)
+        return balanced(counted(recipe.window, recipe.decay), recipe)
 
-    found: list[tuple[float, float, Recipe]] = []
+    found: list[tuple[float, Count, float]] = []
     for recipe in grid.recipes:
         way = _tuned(_by_counts(count(recipe)), tuning, grid.recencies)
-        found.append((way.value, way.recency, recipe))
-    found.sort(key=lambda each: -each[0])  # the first of equals stays in front
-    return [(partial(count, recipe), recency) for _, recency, recipe in found]
+        found.append((way.value, partial(count, recipe), way.recency))
+    ranked = sorted(range(len(found)), key=lambda k: -found[k][0])  # the first of equals in front
+    return found[ranked[0]][1:], [found[k][1:] for k in sorted(ranked[: grid.factorised])]
 
 
 def _factorised(
