@@ -17,7 +17,7 @@ help:
 	@echo "make test                      lint, types, borders and every quick test"
 	@echo "make test-slow                 the kill and scale tests (minutes)"
 	@echo "make bench [CATALOG=<folder>]  benchmarks/pipeline.py, a JSON line per figure"
-	@echo "make quality CATALOG=<folder>  benchmarks/quality.py: the vectors beside every floor (an hour)"
+	@echo "make quality CATALOG=<folder>  benchmarks/quality.py: the vectors beside every floor (an hour, or hours)"
 	@echo "make bench-store               look-ups, search, upserts, SQL beside rivals; docs/lookup.svg"
 	@echo "make bench-encode              encoding beside the bare model and rivals (an hour), and at scale"
 
