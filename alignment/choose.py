@@ -45,7 +45,7 @@ SINGULAR_POWERS = (0.5, 0.25, 0.75)
 WINDOWS = ((20, 0.5), (5, 1.0), (20, 1.0), (50, 0.25))
 BACKWARD = (0.5, 0.0, 1.0)
 NOVELTY = tuple(1 + k / 40 for k in range(13))
-MOST = 0.05
+MOST = 0.05  # of their recall that known items may lose to new ones
 RECENCIES = (0.6, 0.8, 0.9, 0.95)
 T = TypeVar("T")
 

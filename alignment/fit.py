@@ -61,7 +61,7 @@ def choose_recipe(
 ) -> Recipe:
     """Choose on validation how behaviour is read and factorised, before anything is fitted."""
     looks = Looks(progress, expected=19)
-    judge = _judge(split, dims, looks, seed=seed)
+    judge = validation_judge(split, dims, looks, seed=seed)
     recipe = _recipe(split, judge, method=method, dim=max(dims), seed=seed)
     looks.finish("chose the co-visit recipe")
     return recipe
@@ -75,7 +75,7 @@ def _recipe(split: Split, judge: choose.Judge, *, method: str, dim: int, seed: i
     return choose.choose_recency(recipe, known, judge)
 
 
-def _judge(split: Split, dims: Sequence[int], looks: Looks, *, seed: int) -> choose.Judge:
+def validation_judge(split: Split, dims: Sequence[int], looks: Looks, *, seed: int) -> choose.Judge:
     """Judge by one dimension in the middle of the ladder."""
     cases = trial(split, on="validation", max_users=VALIDATION_USERS, seed=seed)
     ladder = sorted(set(dims))
@@ -126,7 +126,7 @@ def fit(
     dims = tuple(sorted(set(dims)))
     _check(content, split, dims)
     looks = Looks(progress, expected=50)
-    judge = _judge(split, dims, looks, seed=seed)
+    judge = validation_judge(split, dims, looks, seed=seed)
     recipe = like.recipe if like else recipe
     recipe = recipe or _recipe(split, judge, method="covisits", dim=dims[-1], seed=seed)
     faded = judge.faded(recipe.recency)
@@ -140,7 +140,7 @@ def fit(
     space = fitted.space
     faded = every.faded(space.recency)
     head, dial = at_once(
-        lambda: _head(space, rows, split.train, faded),
+        lambda: train_head(space, rows, split.train, faded),
         lambda: space.dial if like else _novel(space, rows, known, split.train, faded),
     )
     looks.finish("fitted the item space")
@@ -163,7 +163,7 @@ def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Spl
     anew whether users take things again; the space is the same otherwise, and so are its ids.
     known: the evidence of that part, in its frame.
     """
-    judge = _judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
+    judge = validation_judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
     ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
     return _improved(space, ready, known, split.train, replace(judge, dims=space.dims))
 
@@ -271,7 +271,7 @@ def _novel(
     """Choose the reach of new items while a tenth of all is new to everything trained."""
     if not known.support.any():
         return space.dial
-    played = rehearse(space, rows, known, seq)
+    played = rehearse(space, rows, known, seq, playing_new(known.support, seed=space.seed))
     return choose.choose_novelty(
         space.dial, played.context, played.target, played.residuals, played.support, judge
     )
@@ -291,19 +291,19 @@ class Rehearsal(NamedTuple):
         return self.support == 0
 
 
-def rehearse(space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences) -> Rehearsal:
-    """Let a tenth of the items be new: those without events and, if they are fewer, others too.
-
-    The others are kept from the map, and from all that is trained.
-    """
-    playing = playing_new(known.support, seed=space.seed)
+def rehearse(
+    space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences, playing: Bits
+) -> Rehearsal:
+    """Let some items, bool [n], play new: kept from the map, and from all that is trained."""
     hidden = choose.hiding(known, playing)
     ready = ordered(rows, hidden, fit_map(rows, hidden), space.dial, space.basis)
     added = space.train(*ready, seq.keep(~playing[seq.items]), steps=space.steps)
     return Rehearsal(*ready, added, hidden.support)
 
 
-def _head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Judge) -> Head:
+def train_head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Judge) -> Head:
+    """Train the head of the dims of a space on content rows [n, d]; the judge's best is kept."""
+
     def quality(head: Head) -> float:
         judge.look("training the nested head")
         aligned = head(rows)

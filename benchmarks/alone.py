@@ -7,17 +7,14 @@ How long is trained, and how histories are read, is chosen for that dim.
 from dataclasses import replace
 from functools import partial
 
-from alignment.aligned import fit_head
-from alignment.choose import Judge
 from alignment.consumer import by_cosine, rank, trial
 from alignment.evaluate import Roles
-from alignment.fit import VALIDATION_USERS, relearn
+from alignment.fit import Looks, relearn, train_head, validation_judge
 from alignment.floors import Ranked
 from alignment.fuse import fused, ordered
 from alignment.space import ItemSpace
 from benchmarks.lab import Lab, named
 from benchmarks.stages import Arrays, packed, sources, unpacked
-from matryoshka.head import Head
 
 
 def alone(lab: Lab) -> list[Ranked]:
@@ -50,20 +47,7 @@ def _fused(lab: Lab, space: ItemSpace, dim: int) -> tuple[Roles, float]:
 
 
 def _aligned(lab: Lab, space: ItemSpace, dim: int) -> Roles:
-    rows, split = space.block(lab.shop.content), lab.shop.split
-    cases = trial(split, on="validation", max_users=VALIDATION_USERS, seed=space.seed)
-    judge = Judge(cases.faded(space.recency), (dim,), lambda _: None)
-
-    def quality(head: Head) -> float:
-        return judge(head(rows), head(rows))
-
-    head = fit_head(
-        rows,
-        split.train,
-        (dim,),
-        recency=space.recency,
-        seed=space.seed,
-        spare=space.spare,
-        quality=quality if len(cases) else None,
-    )
+    rows, split, dims = space.block(lab.shop.content), lab.shop.split, (dim,)
+    judge = validation_judge(split, dims, Looks(None, expected=1), seed=space.seed)
+    head = train_head(replace(space, dims=dims), rows, split.train, judge.faded(space.recency))
     return head(rows), head(rows)

@@ -14,6 +14,7 @@ from alignment.consumer import by_cosine, rank, trial
 from alignment.fit import rehearse
 from alignment.floors import Ranked
 from alignment.fuse import fused
+from alignment.interactions import playing_cold
 from alignment.space import ItemSpace
 from benchmarks.lab import Lab, Rows, named
 from benchmarks.stages import Arrays, packed, sources, unpacked
@@ -23,7 +24,7 @@ KNOWN, NEW = "known items", "new items"
 
 
 def reach(lab: Lab) -> Rows:
-    """Rank for every reach that may be chosen, while a tenth of the items is new."""
+    """Rank for every reach that may be chosen, while a tenth of the items plays new."""
     shop, space = lab.shop, lab.fitted(lab.shop, lab.seeds[0])[0]
     made_from = (sources(), sources("cold"), shop.content, shop.split, *named(space))
     kept = dict(lab.stages.keep("reach", made_from, lambda: _measured(lab, space)))
@@ -42,7 +43,9 @@ def reach(lab: Lab) -> Rows:
 def _measured(lab: Lab, space: ItemSpace) -> Arrays:
     """Rank for every reach; the share of new items in all users' top 10, by reach and dim."""
     train, dims = lab.shop.split.train, lab.shop.dims
-    played = rehearse(space, space.block(lab.shop.content), space.factorise(train), train)
+    rows, known = space.block(lab.shop.content), space.factorise(train)
+    playing = playing_cold(len(rows), seed=space.seed)  # beside those that nobody can ask for
+    played = rehearse(space, rows, known, train, playing)
     cases = trial(lab.shop.split, on="validation").faded(space.recency)
     cases, new = cases.without(played.new), played.new
     asked = new[cases.targets]

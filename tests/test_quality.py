@@ -80,6 +80,22 @@ def test_a_second_run_reads_its_stages_and_says_the_same(folder: Path):
     assert {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()} == stages
 
 
+def test_a_prefix_is_compared_with_what_was_trained_for_its_dim_alone(folder: Path):
+    rows = [r for r in run(folder, "views", "independent", seeds=1) if r.get("masked", True)]
+    ours, alone = (
+        {(row["vectors"], row["dim"]): row["R@20"] for row in rows if row["slice"] == slice}
+        for slice in ("warm", "trained for this dim alone")
+    )
+    assert set(alone) == {(name, dim) for name in ("fused", "aligned") for dim in (8, 16)}
+    less = {
+        (row["vectors"], row["dim"]): row["difference"]
+        for row in rows
+        if row["slice"] == "prefix less its own" and row["figure"] == "R@20"
+    }
+    assert less == {key: pytest.approx(ours[key] - alone[key]) for key in alone}
+    assert any(less.values())
+
+
 @pytest.mark.slow
 def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     parts = ("terms", "reach", "one_moment", "night_after_night")
