@@ -34,7 +34,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -54,7 +53,7 @@ from alignment.whiten import Bits
 from assets.report import markdown
 from benchmarks.alone import alone
 from benchmarks.figures import Report, print_machine
-from benchmarks.lab import Ask, Lab, Row, Rows, Shop, load_shop, of_users
+from benchmarks.lab import Ask, Lab, Rows, Shop, load_shop, of_users
 from benchmarks.limits import report_beauty, report_gains, report_nights
 from benchmarks.modalities import lacking_shops, modalities, posters, shops_of_one_modality
 from benchmarks.reach import reach
@@ -253,24 +252,36 @@ def moment_shops(lab: Lab) -> list[Shop]:
 def night_after_night(lab: Lab) -> Rows:
     """Keep one space while log and catalogue grow, and compare nights with each other.
 
-    retrained: R@10 of a space fitted anew that night, all else as in "new x new".
+    retrained: R@10 of a space fitted anew that night, all else as in "new x new"; of several seeds
+    every value is the mean, and se that of one seed over users.
     """
-    rows: Rows = []
     if not (shops := night_shops(lab)):
-        return rows
+        return []
+    runs = [_nights(lab, shops, seed) for seed in lab.seeds]
+    return [
+        {"catalog": lab.shop.name, "vectors": "fused", "consumer": "A", "dim": dim}
+        | {"split": "leave-last-out", "masked": True, "slice": f"night {k}"}
+        | {name: float(np.mean([each[name] for each in same])) for name in same[0]}
+        | {"seeds": len(lab.seeds)}
+        for (k, dim), *same in zip(_cells(lab, shops), *runs, strict=True)
+    ]
+
+
+def _cells(lab: Lab, shops: Sequence[Shop]) -> list[tuple[int, int]]:
+    """Return every night after the first with every dim."""
+    return list(product(range(1, len(shops)), lab.shop.dims))
+
+
+def _nights(lab: Lab, shops: Sequence[Shop], seed: int) -> list[dict[str, float]]:
+    """Compare nights with each other in the space of one seed, a dictionary per night and dim."""
     first, *grown = shops
-    space, views = lab.fitted(first, lab.seeds[0])
+    space, views = lab.fitted(first, seed)
     fused = [Version.of(space, views), *lab.refreshed(grown, space)]
-    for k, shop in enumerate(grown, 1):
-        anew = Version.of(*lab.fitted(shop, lab.seeds[0]))
-        cases = trial(shop.split, on="test")
-        for dim in lab.shop.dims:
-            rows.append(
-                {"catalog": lab.shop.name, "vectors": "fused", "consumer": "A", "dim": dim}
-                | {"split": "leave-last-out", "masked": True, "slice": f"night {k}"}
-                | _across(fused[: k + 1], anew, cases, dim)
-            )
-    return rows
+    anew = [Version.of(*lab.fitted(shop, seed)) for shop in grown]
+    cases = [trial(shop.split, on="test") for shop in grown]
+    return [
+        _across(fused[: k + 1], anew[k - 1], cases[k - 1], dim) for k, dim in _cells(lab, shops)
+    ]
 
 
 def night_shops(lab: Lab) -> list[Shop]:
@@ -284,9 +295,11 @@ def night_shops(lab: Lab) -> list[Shop]:
     ]
 
 
-def _across(fused: Sequence[Version], retrained: Version, cases: Trial, dim: int) -> Row:
+def _across(
+    fused: Sequence[Version], retrained: Version, cases: Trial, dim: int
+) -> dict[str, float]:
     """Read the last night's users with earlier nights' vectors, among the items of those nights."""
-    newest, row = fused[-1], dict[str, Any]()
+    newest, row = fused[-1], dict[str, float]()
     for name, older in (("the night before", fused[-2]), ("the first night", fused[0])):
         n = len(older.context)
         common = newest._replace(context=newest.context[:n], target=newest.target[:n])
@@ -338,7 +351,7 @@ SHOPS: dict[str, Sequence[tuple[Callable[[Lab], Iterable[Shop]], slice]]] = {
     "again": [(whole, EVERY)],
     "order": [(whole, EVERY)],
     "one_moment": [(moment_shops, EVERY)],
-    "night_after_night": [(night_shops, FIRST)],
+    "night_after_night": [(night_shops, EVERY)],
     "modalities": [(lambda lab: lacking_shops(lab).values(), FIRST)],
     "posters": [(whole, FIRST), (lambda lab: shops_of_one_modality(lab).values(), FIRST)],
     "independent": [(whole, EVERY)],

@@ -3,6 +3,8 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from alignment.consumer import Ranks, trial
 from alignment.floors import Ranked
 from alignment.interactions import from_log, leave_last_out
 from alignment.statistics import Paired
+from benchmarks import quality
 from benchmarks.figures import Report
 from benchmarks.lab import averaged, id_order
 from benchmarks.limits import report_beauty, report_gains, report_nights
@@ -142,6 +145,25 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     nights = [row for row in rows["night_after_night"] if row["dim"] == 16]
     assert [row["slice"] for row in nights] == [f"night {k}" for k in range(1, 6)]
     assert all(row["R@10"] > 0 and row["ratio to the night before"] > 0 for row in nights)
+
+
+def test_nights_of_several_seeds_are_their_mean(monkeypatch: pytest.MonkeyPatch):
+    """Two nights after the first, two dims, and a value that tells seed, night and dim."""
+    shop = SimpleNamespace(name="shop", dims=(8, 16))
+    lab = cast(Any, SimpleNamespace(shop=shop, seeds=(1, 3)))
+    monkeypatch.setattr(quality, "night_shops", lambda _: [shop] * 3)
+    nights = [{"R@10": 0.1}, {"R@10": 0.2}, {"R@10": 0.3}, {"R@10": 0.4}]
+    monkeypatch.setattr(
+        quality, "_nights", lambda _, __, seed: [{"R@10": seed * each["R@10"]} for each in nights]
+    )
+    rows = quality.night_after_night(lab)
+    assert [(row["slice"], row["dim"], row["seeds"]) for row in rows] == [
+        ("night 1", 8, 2),
+        ("night 1", 16, 2),
+        ("night 2", 8, 2),
+        ("night 2", 16, 2),
+    ]
+    assert [row["R@10"] for row in rows] == pytest.approx([0.2, 0.4, 0.6, 0.8])
 
 
 def test_who_takes_what_they_have_had_is_marked():
