@@ -15,11 +15,10 @@ from alignment import choose
 from alignment.aligned import fit_head
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
-from alignment.fuse import Dial, Residuals, compacted, fused, ordered
+from alignment.fuse import Dial, Residuals, compacted, ordered
+from alignment.improve import Fitted, improved
 from alignment.interactions import Sequences, Split, playing_new
 from alignment.map import fit_map
-from alignment.reading import takes_again
-from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import Anchors, ItemSpace
 from alignment.whiten import Bits, Content, ContentBlock
 from matryoshka.head import Head, identity
@@ -82,30 +81,6 @@ def validation_judge(split: Split, dims: Sequence[int], looks: Looks, *, seed: i
     return choose.Judge(cases, ladder[len(ladder) // 2 : len(ladder) // 2 + 1], looks)
 
 
-class Fitted(NamedTuple):
-    """A space, and the evidence about the training period that it was fitted to."""
-
-    space: ItemSpace
-    known: Collaborative
-    residuals: Residuals
-
-
-class Look(NamedTuple):
-    """What a training gave, and its value on validation."""
-
-    value: float
-    fitted: Fitted
-
-    @property
-    def recipe(self) -> Recipe:
-        """How the log was read."""
-        return self.fitted.space.recipe
-
-    def order(self) -> tuple[float, int]:
-        """Rank by value, and equals by how long was trained."""
-        return self.value, self.fitted.space.steps
-
-
 def fit(
     content: Content,
     split: Split,
@@ -165,7 +140,7 @@ def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Spl
     """
     judge = validation_judge(split, space.dims, Looks(None, expected=1), seed=space.seed)
     ready = ordered(space.block(content), known, space.map, space.dial, space.basis)
-    return _improved(space, ready, known, split.train, replace(judge, dims=space.dims))
+    return improved(space, ready, known, split.train, replace(judge, dims=space.dims))
 
 
 def _begun(
@@ -212,57 +187,7 @@ def _learnt(
     if like:
         space = replace(space, steps=like.steps, spare=like.spare)
         return Fitted(space, known, space.train(*ready, seq, steps=space.steps))
-    return _improved(space, ready, known, seq, judge)
-
-
-def _improved(
-    space: ItemSpace,
-    ready: tuple[Vectors, Vectors],
-    known: Collaborative,
-    seq: Sequences,
-    judge: choose.Judge,
-) -> Fitted:
-    """Train residuals, and choose by what they give how fast histories fade and how long it takes.
-
-    Trainings a quarter as long tell how fast: as is read now, or at a recency next to it, and on
-    from there while it gets better. It takes the whole schedule, a quarter, half where a quarter is
-    better, or nothing. The rate fades to the end each time: a training that is cut off leaves much
-    to chance. New items reach as far as known ones meanwhile. The whole is trained beside the
-    quarters, and again if they change the recency.
-    """
-    level, whole = replace(space.dial, novelty=1.0), DEFAULT_SCHEDULE.length(seq)
-    space = replace(space, spare=takes_again(seq))
-
-    def look(recipe: Recipe, steps: int) -> Look:
-        judge.look("training on the log")
-        now = replace(space, recipe=recipe, steps=steps)
-        added = now.train(*ready, seq, steps=steps)
-        value = judge.faded(now.recency)(*fused(*ready, known.support, level, added))
-        return Look(value, Fitted(now, known, added))
-
-    if not len(judge.cases):
-        return Fitted(replace(space, steps=whole), known, space.train(*ready, seq, steps=whole))
-    long, quarter = at_once(
-        lambda: look(space.recipe, whole),
-        lambda: _climbed(space.recipe, lambda recipe: look(recipe, whole // 4)),
-    )
-    recipe = quarter.recipe
-    if recipe != space.recipe:
-        long = look(recipe, whole)
-    best = max(quarter, long, look(recipe, 0), key=Look.order)
-    if best is quarter:
-        best = max(best, look(recipe, whole // 2), key=Look.order)
-    return best.fitted
-
-
-def _climbed(recipe: Recipe, look: Callable[[Recipe], Look]) -> Look:
-    """Look at the recencies next to a recipe's, and go on from the best while it gets better."""
-    tried = choose.near(recipe)
-    best = max(map(look, tried), key=lambda each: (each.value, each.recipe == recipe))
-    while further := [each for each in choose.near(best.recipe) if each not in tried]:
-        tried += further
-        best = max(best, *map(look, further), key=lambda each: each.value)  # the first of equals
-    return best
+    return improved(space, ready, known, seq, judge)
 
 
 def _novel(

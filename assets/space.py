@@ -18,8 +18,9 @@ from safetensors.numpy import save as save_arrays
 
 from alignment.collaborative import Collaborative, Recipe, factorise
 from alignment.consumer import trial
-from alignment.fit import Fitted, choose_recipe, fit, relearn
+from alignment.fit import choose_recipe, fit, relearn
 from alignment.fuse import Residuals
+from alignment.improve import Fitted
 from alignment.interactions import Split, leave_last_out
 from alignment.space import ItemSpace
 from alignment.towards import Published, towards

@@ -2,7 +2,8 @@
 
 import pytest
 
-from alignment.fit import Fitted, fit
+from alignment.fit import fit
+from alignment.improve import Fitted
 from alignment.interactions import Split, leave_last_out
 from alignment.space import ItemSpace, Views
 from tests.alignment.world import DIMS, World, plant

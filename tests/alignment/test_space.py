@@ -8,8 +8,9 @@ import pytest
 
 from alignment import choose
 from alignment.collaborative import Collaborative
-from alignment.fit import Fitted, fit, relearn
+from alignment.fit import fit, relearn
 from alignment.fuse import Residuals
+from alignment.improve import Fitted
 from alignment.interactions import Split, from_log, leave_last_out
 from alignment.residuals import DEFAULT_SCHEDULE
 from alignment.space import ItemSpace, Views, nothing
@@ -391,7 +392,7 @@ def test_training_takes_as_long_as_is_best(
     known = {each for each, share in values if share == 0.25}
     monkeypatch.setattr(choose, "RECENCIES", tuple(sorted({0.6, 0.8} | known)))
     monkeypatch.setattr(ItemSpace, "train", lambda space, *rows, steps: (space.recency, steps))
-    monkeypatch.setattr("alignment.fit.fused", lambda *given: (given[-1], given[-1]))
+    monkeypatch.setattr("alignment.improve.fused", lambda *given: (given[-1], given[-1]))
     monkeypatch.setattr(choose.Judge, "__call__", lambda _, found, __: by_steps[found])
     space = replace(fitted.space, recipe=replace(fitted.space.recipe, recency=0.6))
     found = relearn(space, world.content, fitted.known, split)

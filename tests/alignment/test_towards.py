@@ -8,7 +8,8 @@ import pytest
 from alignment.collaborative import Recipe
 from alignment.consumer import trial
 from alignment.evaluate import roles_of
-from alignment.fit import Fitted, fit
+from alignment.fit import fit
+from alignment.improve import Fitted
 from alignment.interactions import Split
 from alignment.space import Views
 from alignment.towards import Published, blockwise, towards
