@@ -142,8 +142,13 @@ def figures(ranks: Floats) -> dict[str, float]:
         table[f"R@{k}"] = float(hits(ranks, k).mean())
         table[f"N@{k}"] = float(gains(ranks, k).mean())
     for name, values in (("se", hits(ranks, 10)), ("se N@10", gains(ranks, 10))):
-        table[name] = float(values.std() / np.sqrt(len(ranks)))
+        table[name] = error(values)
     return table | {"users": len(ranks)}
+
+
+def error(values: Floats) -> float:
+    """Return the standard error of a mean over users; 0 without any."""
+    return float(values.std() / np.sqrt(len(values))) if len(values) else 0.0
 
 
 def hits(ranks: Floats, k: int) -> Floats:

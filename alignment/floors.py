@@ -1,13 +1,14 @@
 """The floors that any vectors must beat, each the best of its kind on validation.
 
 Popularity, what follows what as counts and as factors, item-kNN, and content as its encoder gave
-it. It knows row numbers and arrays; which floors a table shows is decided by who calls.
+it. What ranks best without seen items need not rank best with them, so each floor is chosen for
+both. It knows row numbers and arrays; which floors a table shows is decided by who calls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +39,8 @@ class Ranked(NamedTuple):
 class Grid:
     """What is tried, and on how many validation users at most: all that our vectors may try.
 
-    Of the counts the `factorised` best are factorised too; by default all, since the best to
-    multiply with are not the best to factorise. powers: of the singular values.
+    Of the counts the `factorised` best, with seen items and without, are factorised too; by default
+    all, since the best to multiply with are not the best to factorise. powers: of singular values.
     """
 
     windows: tuple[tuple[int, float], ...] = ((5, 0.5), *WINDOWS)  # with their decay
@@ -60,7 +61,7 @@ class Grid:
 FULL = Grid()
 BOUNDED = Grid(
     windows=((5, 1.0), (20, 1.0)),
-    backward=(0.0,),
+    backward=(0.5,),
     balances=(0.0, 0.5),
     powers=(0.5,),
     recencies=RECENCIES,
@@ -69,17 +70,51 @@ BOUNDED = Grid(
 )
 
 
+class Value(NamedTuple):
+    """What validation says of a ranking with seen items, as N@10, and without, as R@20."""
+
+    unmasked: float
+    masked: float
+
+    @classmethod
+    def of(cls, ranks: Ranks) -> "Value":
+        """Judge ranks."""
+        return cls(figures(ranks.unmasked)["N@10"], figures(ranks.masked)["R@20"])
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to score histories that fade by `recency` (1: as a set), and its validation R@20."""
+    """One way to score histories that fade by `recency` (1: as a set), and what it is worth."""
 
-    score: Score
+    score: Callable[[], Score]
     recency: float
-    value: float
+    value: Value
 
     def __call__(self, cases: Trial) -> Ranks:
         """Rank for the users of a trial."""
-        return rank(self.score, _fading(cases, self.recency))
+        return rank(self.score(), _fading(cases, self.recency))
+
+
+class Best(NamedTuple):
+    """The best way to rank with seen items, and without them."""
+
+    unmasked: Way
+    masked: Way
+
+    @classmethod
+    def of(cls, ways: Iterable[Way]) -> "Best":
+        """Pick them, the first of equals."""
+        ways = list(ways)
+        return cls(
+            max(ways, key=lambda way: way.value.unmasked),
+            max(ways, key=lambda way: way.value.masked),
+        )
+
+    def __call__(self, cases: Trial) -> Ranks:
+        """Rank for the users of a trial, each kind in the way that is best for it."""
+        with_seen = self.unmasked(cases)
+        without = with_seen if self.masked == self.unmasked else self.masked(cases)
+        return Ranks(with_seen.unmasked, without.masked)
 
 
 def behaviour_floors(
@@ -87,25 +122,24 @@ def behaviour_floors(
 ) -> list[Ranked]:
     """Rank for `cases` by popularity, transition counts, their factors at every dim, and item-kNN.
 
-    Masked R@20 on validation decides.
+    On validation N@10 decides how seen items are ranked too, and R@20 how without them.
     """
     tuning = trial(split, on="validation", max_users=grid.users, seed=seed)
     support = split.train.support.astype(np.float32)
     popularity = rank(lambda h: np.tile(support, (h.shape[0], 1)), cases)
-    (best, recency), ways = _ways(split.train, tuning, grid)
-    knn = _tuned(_by_counts(neighbourhood(split.train)), tuning, (*grid.recencies, 1.0))
+    transitions = _transitions(split.train, tuning, grid)
+    near = _by_counts(neighbourhood(split.train))
+    item_knn = Best.of(_faded(lambda: near, tuning, (*grid.recencies, 1.0)))
     return [
         Ranked("popularity", None, popularity),
-        Ranked("transitions", None, rank(_by_counts(best()), cases.faded(recency))),
-        *_factorised(ways, cases, tuning, grid, dims=dims, seed=seed),
-        Ranked("item_knn", None, knn(cases)),
+        Ranked("transitions", None, Best.of(chain(*transitions.values()))(cases)),
+        *_factorised(transitions, cases, tuning, grid, dims=dims, seed=seed),
+        Ranked("item_knn", None, item_knn(cases)),
     ]
 
 
-def _ways(
-    seq: Sequences, tuning: Trial, grid: Grid
-) -> tuple[tuple[Count, float], list[tuple[Count, float]]]:
-    """Count in every way; return how to again and the recency: the best, and those to factorise.
+def _transitions(seq: Sequences, tuning: Trial, grid: Grid) -> dict[Count, Best]:
+    """Count in every way, and say how each is best read.
 
     Ways of one window follow each other, so that it is counted once, and one at a time is held.
     """
@@ -117,16 +151,17 @@ def _ways(
     def count(recipe: Recipe) -> Matrix:
         return balanced(counted(recipe.window, recipe.decay), recipe)
 
-    found: list[tuple[float, Count, float]] = []
-    for recipe in grid.recipes:
-        way = _tuned(_by_counts(count(recipe)), tuning, grid.recencies)
-        found.append((way.value, partial(count, recipe), way.recency))
-    ranked = sorted(range(len(found)), key=lambda k: -found[k][0])  # the first of equals in front
-    return found[ranked[0]][1:], [found[k][1:] for k in sorted(ranked[: grid.factorised])]
+    def read(count: Count) -> Best:
+        def score() -> Score:
+            return _by_counts(count())
+
+        return Best.of(_faded(score, tuning, grid.recencies))
+
+    return {each: read(each) for each in (partial(count, recipe) for recipe in grid.recipes)}
 
 
 def _factorised(
-    counts: list[tuple[Count, float]],
+    transitions: dict[Count, Best],
     cases: Trial,
     tuning: Trial,
     grid: Grid,
@@ -138,8 +173,9 @@ def _factorised(
 
     They are found as their counts are read, and then another recency may be better.
     """
-    best: dict[int, Way] = {}
-    for count, recency in counts:
+    best: dict[int, Best] = {}
+    for count in _foremost(transitions, grid.factorised):
+        recencies = sorted({way.recency for way in transitions[count]})
         u, s, v = singular(count(), max(dims), seed=seed)
         for dim, power in product(dims, grid.powers):
             scale = np.power(s[:dim], power, dtype=np.float32)
@@ -147,10 +183,28 @@ def _factorised(
             scores = [by_product(context, target)]
             if len(s):  # a log without pairs has no factors
                 scores.append(by_cosine(context, target, dim=context.shape[1]))
-            ways = [_tuned(score, tuning, (recency,)) for score in scores]
-            best[dim] = _best([*([best[dim]] if dim in best else []), *ways])
-    found = {dim: _tuned(way.score, tuning, grid.recencies) for dim, way in best.items()}
+            ways = [way for score in scores for way in _faded(_always(score), tuning, recencies)]
+            best[dim] = Best.of([*best.get(dim, ()), *ways])
+    found = {
+        dim: Best.of(way for each in two for way in _faded(each.score, tuning, grid.recencies))
+        for dim, two in best.items()
+    }
     return [Ranked("transitions_svd", dim, found[dim](cases)) for dim in dims]
+
+
+def _foremost(transitions: dict[Count, Best], most: int | None) -> list[Count]:
+    """Return the best counts, in their order: as many with seen items, and as many without."""
+
+    def worth(kind: int, count: Count) -> float:
+        return transitions[count][kind].value[kind]
+
+    kinds = range(len(Value._fields))
+    chosen = {
+        count
+        for kind in kinds
+        for count in sorted(transitions, key=partial(worth, kind), reverse=True)[:most]
+    }
+    return [count for count in transitions if count in chosen]
 
 
 def content_floors(content: Content, cases: Trial, *, dims: Sequence[int]) -> list[Ranked]:
@@ -181,17 +235,15 @@ def _cosine(rows: Vectors, cases: Trial, *, dim: int) -> Ranks:
     return rank(by_cosine(rows, rows, dim=dim), cases)
 
 
-def _tuned(score: Score, tuning: Trial, recencies: Sequence[float]) -> Way:
-    """Choose how fast histories fade."""
-    return _best([Way(score, r, _value(score, _fading(tuning, r))) for r in recencies])
+def _faded(score: Callable[[], Score], tuning: Trial, recencies: Sequence[float]) -> Iterator[Way]:
+    """Judge a score of histories that fade by each recency."""
+    made = score()
+    for recency in recencies:
+        yield Way(score, recency, Value.of(rank(made, _fading(tuning, recency))))
 
 
-def _best(ways: Sequence[Way]) -> Way:
-    return max(ways, key=lambda way: way.value)  # the first of equals
-
-
-def _value(score: Score, tuning: Trial) -> float:
-    return figures(rank(score, tuning).masked)["R@20"]
+def _always(score: Score) -> Callable[[], Score]:
+    return lambda: score
 
 
 def _fading(cases: Trial, recency: float) -> Trial:

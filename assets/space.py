@@ -7,7 +7,7 @@ the released space is kept (a refresh) or a new one is fitted.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import numpy as np
@@ -153,12 +153,23 @@ def item_space(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
     )
 
 
+class Settled(NamedTuple):
+    """A space, what the training period adds in it, and how it stands to the released vectors.
+
+    matrix: R@10 of old and new users among old and new items at every dim, on validation, both
+    sides with the evidence of their training period only; empty where there is nothing to compare.
+    """
+
+    stored: StoredSpace
+    past: Residuals
+    matrix: list[dict[str, float]]
+    what: str
+
+
 def _kept_or_fitted(lake: Lake, inputs: str) -> tuple[Build, str]:
     """Keep the released space or fit one, store what the log adds in it, and say which it was."""
     content, log = load_content(lake), load_sequences(lake)
-    split = leave_last_out(log)
-    kept, matrix = _kept(lake, content, split)
-    stored, past = kept or _fitted(lake, content, split)
+    stored, past, matrix, what = _settled(lake, content, leave_last_out(log))
     everything = stored.space.learn(content, evidence(lake, stored, "all"), log)
     written = _residuals(lake, {"train": past, "all": everything})
     metadata = {
@@ -167,33 +178,54 @@ def _kept_or_fitted(lake: Lake, inputs: str) -> tuple[Build, str]:
         "cross_version": matrix,
         "description": stored.space.description(),
     }
-    build = lake.record("item_space", inputs, lake.versions("spaces") | written, metadata)
-    return build, f"kept: {ratio(matrix):.3f} of the recall across versions" if kept else "fitted"
+    return lake.record("item_space", inputs, lake.versions("spaces") | written, metadata), what
 
 
-def _kept(
-    lake: Lake, content: Content, split: Split
-) -> tuple[tuple[StoredSpace, Residuals] | None, list[dict[str, float]]]:
-    """The released space, if the last release's users still find what they want in today's items.
+def _settled(lake: Lake, content: Content, split: Split) -> Settled:
+    """Keep the released space if the last release's users still find what they want in it."""
+    released = released_space(lake)
+    if released is None:
+        return Settled(*_fitted(lake, content, split), [], "fitted")
+    older = _older(lake, released, content)
+    now = relearn(released.space, content, evidence(lake, released, "train"), split)
+    kept = replace(released, space=now.space), now.residuals
+    matrix = _across(lake, older, *kept, content, split)
+    survived = f"{ratio(matrix):.3f} of the recall across versions"
+    if ratio(matrix) >= KEPT:
+        return Settled(*kept, matrix, f"kept: {survived}")
+    new = _fitted(lake, content, split)
+    return Settled(
+        *new,
+        _across(lake, older, *new, content, split),
+        f"fitted: the released space keeps {survived}, {KEPT} are needed",
+    )
 
-    It is as it reads today's log, with the residuals of the training period. Beside it, R@10 of old
-    and new users among old and new items, at every dim: both sides hold the evidence of their
-    training period only and are judged on validation.
-    """
-    release, stored = lake.shown(), released_space(lake)
-    if release is None or stored is None:
-        return None, []
+
+def _older(lake: Lake, released: StoredSpace, content: Content) -> Version:
+    """Make the released vectors of today's items, with the evidence of the day of the release."""
+    release = lake.shown()
+    assert release is not None  # its space is here
     before = load_collaborative(lake, "train", at=release.tables["collaborative_vectors"])
     past = load_residuals(lake, "train", at=release.tables["item_residuals"])
-    known = evidence(lake, stored, "train")
-    now = relearn(stored.space, content, known, split)
-    older = stored.space.views(content, stored.turned(before, load_ids(lake)), past)
-    newer = now.space.views(content, known, now.residuals)
-    old, new = Version.of(stored.space, older), Version.of(now.space, newer)
+    known = released.turned(before, load_ids(lake))
+    return Version.of(released.space, released.space.views(content, known, past))
+
+
+def _across(
+    lake: Lake,
+    older: Version,
+    stored: StoredSpace,
+    past: Residuals,
+    content: Content,
+    split: Split,
+) -> list[dict[str, float]]:
+    """Compare older vectors with those of a space and its residuals, at every dim."""
+    views = stored.space.views(content, evidence(lake, stored, "train"), past)
+    newer = Version.of(stored.space, views)
     cases = trial(split, on="validation", max_users=JUDGES, seed=lake.settings.seed)
-    matrix = [{"dim": dim} | cross_version(old, new, cases, dim=dim) for dim in lake.settings.dims]
-    kept = replace(stored, space=now.space), now.residuals
-    return (kept if ratio(matrix) >= KEPT else None), matrix
+    return [
+        {"dim": dim} | cross_version(older, newer, cases, dim=dim) for dim in lake.settings.dims
+    ]
 
 
 def ratio(matrix: list[dict[str, float]]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from alignment.consumer import Floats, Ranks, Trial, figures, trial
+from alignment.consumer import Floats, Ranks, Trial, error, figures, hits, trial
 from alignment.evaluate import published, ranked
 from alignment.fit import relearn
 from alignment.floors import Ranked, behaviour_floors, content_floors
@@ -195,9 +195,14 @@ def _refresh(shop: Shop, space: ItemSpace) -> Arrays:
 
 
 def averaged(seeds: Sequence[Floats]) -> Row:
-    """Mean figures of one ranking per seed; se: of one seed's R@10 over users; sd: over seeds."""
-    each = [figures(ranks) for ranks in seeds]
-    row = {name: float(np.mean([f[name] for f in each])) for name in ("R@10", "N@10", "R@20", "se")}
+    """Mean figures of one ranking per seed.
+
+    se, "se N@10" and "se R@20": standard errors over users, of one seed's R@10 and the others; sd:
+    of R@10 over seeds.
+    """
+    names = ("R@10", "N@10", "R@20", "se", "se N@10", "se R@20")
+    each = [figures(ranks) | {"se R@20": error(hits(ranks, 20))} for ranks in seeds]
+    row: Row = {name: float(np.mean([f[name] for f in each])) for name in names}
     row["seeds"] = len(seeds)
     if len(seeds) > 1:
         row["sd"] = float(np.std([f["R@10"] for f in each], ddof=1))

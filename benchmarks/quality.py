@@ -22,8 +22,9 @@ night_after_night  one space kept while log and catalogue grow, where the log ha
 independent  fused and aligned trained for each dim alone: what a prefix must beat
 reach        how far new items reach, and what it costs the others, on validation targets
 terms        how fused and aligned are trained, each part changed alone, on validation targets
-consumer_b   fused at every dim in consumer B, and the item vectors that it learns by itself
-compare      fused less each floor, user by user
+consumer_b   fused at every dim in consumer B, the item vectors that it learns by itself, and fused
+             less these, user by user
+compare      fused less each floor of its dim, user by user
 posters      whether pictures help to tell what is taken together
 """
 
@@ -164,7 +165,7 @@ def independent(lab: Lab) -> Rows:
     found, ours = alone(lab), lab.views()
     rows = lab.rows([found], "trained for this dim alone")
     for each in found:
-        rows += compared(lab, chosen(ours, each.vectors, each.dim), each, "prefix less its own")
+        rows += compared(lab, chosen(ours, each.vectors, each.dim), [each], "prefix less its own")
     return rows
 
 
@@ -187,7 +188,10 @@ def consumer_b(lab: Lab) -> Rows:
     found, size = [each.ranked for each in done], len(lab.shop.dims)
     alone, read = found[: len(ids)], found[len(ids) :]
     parts = [read[k : k + size] for k in range(0, len(runs), size)]
-    return lab.rows(parts, "warm", "B") + lab.rows([[each] for each in alone], "warm", "B")
+    rows = lab.rows(parts, "warm", "B") + lab.rows([[each] for each in alone], "warm", "B")
+    for same in zip(*parts, strict=True):
+        rows += compared(lab, same, alone, "fused less learned ids")
+    return rows
 
 
 def _read_by_b(lab: Lab, seed: int, dim: int, dropout: float) -> Reading:
@@ -202,11 +206,11 @@ def _learnt_by_b(seed: int, dropout: float) -> Reading:
 def compare(lab: Lab) -> Rows:
     """Compare fused with every floor of its dim, user by user."""
     rows: Rows = []
-    for dim in sorted({lab.shop.middle, max(lab.shop.dims)}):
+    for dim in lab.shop.dims:
         ours = chosen(lab.views(), "fused", dim)
         for floor in lab.floors():
             if floor.dim in (None, dim) or floor.vectors.endswith("_raw"):
-                rows += compared(lab, ours, floor, "fused less floor")
+                rows += compared(lab, ours, [floor], "fused less floor")
     return rows
 
 
@@ -215,17 +219,19 @@ def chosen(runs: Sequence[Sequence[Ranked]], vectors: str, dim: int | None) -> l
     return [each for run in runs for each in run if each[:2] == (vectors, dim)]
 
 
-def compared(lab: Lab, ours: Sequence[Ranked], rival: Ranked, slice: str) -> Rows:
-    """Compare with a rival, user by user, what our seeds have in the mean."""
+def compared(lab: Lab, ours: Sequence[Ranked], rivals: Sequence[Ranked], slice: str) -> Rows:
+    """Compare with a rival, user by user, what the seeds of both have in the mean."""
     rows: Rows = []
     for masked, (figure, value) in product((False, True), VALUES.items()):
         kind = "masked" if masked else "unmasked"
-        mean = np.mean([value(getattr(each.ranks, kind)) for each in ours], axis=0)
-        theirs = value(getattr(rival.ranks, kind))
-        found = paired_bootstrap(mean, theirs, seed=lab.seeds[0])
+        means = (
+            np.mean([value(getattr(each.ranks, kind)) for each in seeds], axis=0)
+            for seeds in (ours, rivals)
+        )
+        found = paired_bootstrap(*means, seed=lab.seeds[0])
         rows.append(
             {"catalog": lab.shop.name, "vectors": ours[0].vectors, "dim": ours[0].dim}
-            | {"rival": rival.vectors, "masked": masked, "slice": slice, "figure": figure}
+            | {"rival": rivals[0].vectors, "masked": masked, "slice": slice, "figure": figure}
             | asdict(found)
         )
     return rows

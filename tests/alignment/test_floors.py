@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from alignment import choose
-from alignment.consumer import Trial, figures, trial
+from alignment.consumer import Trial, figures, rank, trial
 from alignment.floors import (
     BOUNDED,
     FULL,
+    Best,
     Ranked,
+    Value,
+    Way,
     ascending_share,
     baskets,
     behaviour_floors,
@@ -18,6 +22,7 @@ from alignment.floors import (
 )
 from alignment.interactions import Split, from_log, leave_last_out
 from alignment.whiten import Encoded
+from matryoshka.prefix import Vectors
 from tests.alignment.world import DIMS, World, content_of, only_text
 
 
@@ -68,6 +73,24 @@ def test_floors_are_the_same_again_and_never_see_test_targets(
     again = behaviour_floors(other, cases, dims=DIMS, seed=0)
     for one, two in zip(floors, again, strict=True):
         np.testing.assert_array_equal(one.ranks.unmasked, two.ranks.unmasked)
+
+
+def test_a_floor_is_chosen_for_each_ranking() -> None:
+    """Fifteen seen items before the right one cost nothing once seen items are left out."""
+    seen = sparse.csr_matrix(np.repeat([[1.0] * 15 + [0.0] * 25], 2, axis=0), dtype=np.float32)
+    cases = Trial(seen, seen, np.array([15, 15], np.int32))
+    behind = np.zeros((2, 40), np.float32)
+    behind[:, :16] = [2] * 15 + [1]
+    half = np.eye(2, 40, 15, dtype=np.float32) - np.eye(2, 40, 14, dtype=np.float32)
+
+    def way(scores: Vectors) -> Way:
+        return Way(lambda: lambda _: scores, 1.0, Value.of(rank(lambda _: scores, cases)))
+
+    best = Best.of([way(half), way(behind)])
+    assert best.unmasked.value == (0.5, 0.5)
+    assert best.masked.value == (0.0, 1.0)
+    assert best(cases).unmasked.tolist() == [0, 39]
+    assert best(cases).masked.tolist() == [0, 0]
 
 
 def test_popularity_ranks_by_events() -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from alignment import choose
+from assets import space
 from assets.add import add, remove
 from assets.lake import open_lake
 from assets.run import Outcome, materialize
 from assets.settings import Settings, load
+from assets.space import ratio
 from assets.stored import load_space, space_of
 from store import ItemStore, UnknownIds
 from store.tables import Tables
@@ -314,6 +316,29 @@ def test_a_kept_space_tells_what_old_users_find_among_new_vectors(
     for row in matrix:
         assert row["old x old"] > 0.1
         assert row["ratio"] == row["old x new"] / row["old x old"] > 0.95
+
+
+def test_a_space_that_serves_its_users_no_more_gives_way_to_a_new_one(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No recall across versions is enough here; what is stored is about the new vectors."""
+    asked: list[float] = []
+    monkeypatch.setattr(space, "KEPT", 2.0)
+    monkeypatch.setattr(space, "ratio", lambda rows: asked.append(ratio(rows)) or ratio(rows))
+    first = ItemStore.open(copy / "store").release
+    one_event_more(next((copy / "catalogue").glob("interactions.*")))
+    outcome = materialize(copy / "itemnest.toml")
+    assert outcome.succeeded, outcome.failures
+    survived = asked[0]
+    assert survived > 0.95
+    what = f"fitted: the released space keeps {survived:.3f} of the recall"
+    assert str(outcome.assets["item_space"]["what"]).startswith(what)
+    release = ItemStore.open(copy / "store").release
+    assert release.space_id != first.space_id
+    matrix = release.description["cross_version"]
+    assert [row["dim"] for row in matrix] == [32, 64, 128, 256]
+    assert all(row["old x old"] > 0.1 and row["new x new"] > 0.1 for row in matrix)
+    assert ratio(matrix) != survived
 
 
 def test_a_kept_space_reads_a_grown_log_as_fits_it(
