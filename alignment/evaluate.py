@@ -12,7 +12,7 @@ import numpy as np
 from alignment.cold import cold_trials, held_out, without
 from alignment.collaborative import Collaborative
 from alignment.consumer import Score, Trial, by_cosine, figures, rank, trial
-from alignment.fit import Progress, fit
+from alignment.fit import Progress, published
 from alignment.floors import BOUNDED, Ranked, behaviour_floors
 from alignment.fuse import Residuals
 from alignment.interactions import Split, playing_cold
@@ -68,22 +68,6 @@ def report(
     rows += _rows(ranked(views, cold, dims, among=held), "within cold")
     tell(4, "measured")
     return rows
-
-
-def published(
-    content: Content,
-    split: Split,
-    *,
-    dims: Sequence[int],
-    seed: int,
-    like: ItemSpace | None = None,
-) -> tuple[ItemSpace, Views]:
-    """Fit a space to a split and make the vectors that its training part allows.
-
-    like: a space whose choices are taken over.
-    """
-    space, known, residuals = fit(content, split, dims=dims, seed=seed, like=like)
-    return space, space.views(content, known, residuals)
 
 
 def roles_of(views: Views) -> dict[str, Roles]:

@@ -19,7 +19,7 @@ from alignment.fuse import Dial, Residuals, compacted, ordered
 from alignment.improve import Fitted, improved
 from alignment.interactions import Sequences, Split, playing_new
 from alignment.map import fit_map
-from alignment.space import Anchors, ItemSpace
+from alignment.space import Anchors, ItemSpace, Views
 from alignment.whiten import Bits, Content, ContentBlock
 from matryoshka.head import Head, identity
 from matryoshka.prefix import Vectors
@@ -129,6 +129,22 @@ def _check(content: Content, split: Split, dims: tuple[int, ...]) -> None:
         raise ValueError(
             f"{len(content)} items of content, {split.train.n_items} in the log: give the same"
         )
+
+
+def published(
+    content: Content,
+    split: Split,
+    *,
+    dims: Sequence[int],
+    seed: int,
+    like: ItemSpace | None = None,
+) -> tuple[ItemSpace, Views]:
+    """Fit a space to a split and make the vectors that its training part allows.
+
+    like: a space whose choices are taken over.
+    """
+    space, known, residuals = fit(content, split, dims=dims, seed=seed, like=like)
+    return space, space.views(content, known, residuals)
 
 
 def relearn(space: ItemSpace, content: Content, known: Collaborative, split: Split) -> Fitted:

@@ -1,7 +1,7 @@
 """What training for one dim alone gives: what a prefix of nested vectors must beat.
 
 All that is read is the same: the content block, the evidence, and the order of energy of the space.
-How long is trained, and how histories are read, is chosen for that dim.
+How long is trained is chosen for that dim, and for fused how histories are read.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from benchmarks.stages import Arrays, packed, sources, unpacked
 def alone(lab: Lab) -> list[Ranked]:
     """Rank the test targets by fused and aligned, each trained for every dim alone, first seed."""
     space = lab.fitted(lab.shop, lab.seeds[0])[0]
-    made_from = (sources(), lab.shop.content, lab.shop.split, *named(space))
+    made_from = (sources(), sources(__name__), lab.shop.content, lab.shop.split, *named(space))
     wanted = [((*made_from, dim), partial(_measured, lab, space, dim)) for dim in lab.shop.dims]
     return [each for kept in lab.stages.keep_each("alone", wanted) for each in unpacked(kept)]
 

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alignment.consumer import Floats, Ranks, Trial, error, figures, hits, trial
-from alignment.evaluate import published, ranked
-from alignment.fit import relearn
+from alignment.evaluate import ranked
+from alignment.fit import published, relearn
 from alignment.floors import Ranked, behaviour_floors, content_floors
 from alignment.interactions import Ints, Sequences, Split, leave_last_out
 from alignment.space import ItemSpace, Views

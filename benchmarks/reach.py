@@ -26,7 +26,7 @@ KNOWN, NEW = "known items", "new items"
 def reach(lab: Lab) -> Rows:
     """Rank for every reach that may be chosen, while a tenth of the items plays new."""
     shop, space = lab.shop, lab.fitted(lab.shop, lab.seeds[0])[0]
-    made_from = (sources(), sources("cold"), shop.content, shop.split, *named(space))
+    made_from = (sources(), sources("cold", __name__), shop.content, shop.split, *named(space))
     kept = dict(lab.stages.keep("reach", made_from, lambda: _measured(lab, space)))
     shares = iter(kept.pop(SHARES).tolist())
     rows: Rows = []

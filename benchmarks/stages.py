@@ -162,12 +162,16 @@ def _add(total: blake2b, part: Any) -> None:
 
 
 @cache
-def sources(*judging: str) -> str:
-    """Return a digest of source code: of modules of alignment, or of all that fits vectors."""
+def sources(*named: str) -> str:
+    """Return a digest of source code: of modules of these names, or of all that fits vectors.
+
+    named: of modules of alignment and matryoshka, or "benchmarks.reach".
+    """
     root = Path(__file__).resolve().parents[1]
     files = sorted(path for name in FITTING for path in (root / name).glob("*.py"))
-    if judging:
-        chosen = [path for path in files if path.stem in judging]
+    if named:
+        ours = [root / f"{name.replace('.', '/')}.py" for name in named if "." in name]
+        chosen = [path for path in files if path.stem in named] + ours
     else:
         chosen = [path for path in files if path.stem not in JUDGING]
     return digest([(path.name, path.read_bytes()) for path in chosen])

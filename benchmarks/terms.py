@@ -68,7 +68,13 @@ def terms(lab: Lab) -> Rows:
     """Train with each part changed alone, and rank the validation targets."""
     space = lab.fitted(lab.shop, lab.seeds[0])[0]
     tried = [*_of_fused(space, DEFAULT_SCHEDULE.length(lab.shop.split.train)), *_of_aligned(space)]
-    made_from = (sources(), sources("cold"), lab.shop.content, lab.shop.split, *named(space))
+    made_from = (
+        sources(),
+        sources("cold", __name__),
+        lab.shop.content,
+        lab.shop.split,
+        *named(space),
+    )
     wanted = [
         ((*made_from, each.vectors, each.change, each.new), partial(_ranked, lab, each))
         for each in tried

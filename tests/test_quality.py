@@ -22,7 +22,7 @@ from benchmarks.figures import Report
 from benchmarks.lab import averaged, id_order
 from benchmarks.limits import report_beauty, report_gains, report_nights
 from benchmarks.quality import PARTS, SHOPS, had, main, save, stored
-from benchmarks.stages import Reading, Stages, digest, packed, readings, unpacked
+from benchmarks.stages import Reading, Stages, digest, packed, readings, sources, unpacked
 from benchmarks.terms import DIALS, HEADS, NEW, SCHEDULES
 from store.tables import Tables
 
@@ -145,6 +145,13 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     nights = [row for row in rows["night_after_night"] if row["dim"] == 16]
     assert [row["slice"] for row in nights] == [f"night {k}" for k in range(1, 6)]
     assert all(row["R@10"] > 0 and row["ratio to the night before"] > 0 for row in nights)
+
+
+def test_a_stage_is_made_anew_when_the_part_that_makes_it_changes():
+    named = [sources(), sources("cold"), sources("benchmarks.reach"), sources("benchmarks.alone")]
+    assert len({*named, sources("cold", "benchmarks.reach")}) == 5
+    with pytest.raises(FileNotFoundError):
+        sources("benchmarks.gone")
 
 
 def test_nights_of_several_seeds_are_their_mean(monkeypatch: pytest.MonkeyPatch):
