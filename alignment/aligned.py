@@ -18,6 +18,7 @@ from matryoshka.prefix import Vectors
 from matryoshka.train import best, reproducible
 
 DEFAULT_SCHEDULE = Schedule(steps=200, rate=6e-3)
+CHECKS, PATIENCE = 4, 2  # how often the head is judged, and how often not better ends training
 DECAY = 5.0  # of what was learnt, per step and rate; without it new items are found less
 
 
@@ -60,6 +61,6 @@ def fit_head(
             lambda: Head(start + learnt.detach().numpy()),
             stop=schedule.length(seq),
             quality=quality,
-            every=schedule.check_every,
-            patience=schedule.patience,
+            every=schedule.steps // CHECKS,
+            patience=PATIENCE,
         )

@@ -47,8 +47,6 @@ class Schedule:
     rate: float = 3e-3
     dims_per_step: int = 2
     always: int = 1
-    check_every: int = 50
-    patience: int = 2
 
     def length(self, seq: Sequences) -> int:
         """Return how many steps a log is trained on at most."""

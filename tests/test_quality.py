@@ -100,6 +100,25 @@ def test_a_prefix_is_compared_with_what_was_trained_for_its_dim_alone(folder: Pa
 
 
 @pytest.mark.slow
+def test_a_trained_consumer_measures_the_small_shop(folder: Path):
+    rows = [row for row in run(folder, "consumer_b") if row["part"] == "consumer_b"]
+    read = {
+        (row["vectors"], row["dim"]): row
+        for row in rows
+        if row["slice"] == "warm" and row["masked"]
+    }
+    assert set(read) == {("fused", 8), ("fused", 16), ("learned_ids", None)}
+    assert all(row["R@20"] > 0 and row["seeds"] == 2 for row in read.values())
+    less = {
+        row["dim"]: row["difference"]
+        for row in rows
+        if row["slice"] == "fused less learned ids" and row["masked"] and row["figure"] == "R@20"
+    }
+    learned = read["learned_ids", None]["R@20"]
+    assert less == {d: pytest.approx(read["fused", d]["R@20"] - learned) for d in (8, 16)}
+
+
+@pytest.mark.slow
 def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
     parts = ("terms", "reach", "one_moment", "night_after_night")
     found = run(folder, *parts, seeds=1, processes=1)

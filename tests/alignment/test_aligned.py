@@ -12,7 +12,7 @@ from matryoshka.head import Head, identity
 from matryoshka.prefix import Vectors, unit
 from tests.alignment.world import DIMS, World
 
-QUICK = replace(DEFAULT_SCHEDULE, steps=40, epochs=40, check_every=20)
+QUICK = replace(DEFAULT_SCHEDULE, steps=40, epochs=40)
 LONGER = replace(QUICK, steps=150)
 
 
