@@ -61,7 +61,7 @@ class Grid:
 FULL = Grid()
 BOUNDED = Grid(
     windows=((5, 1.0), (20, 1.0)),
-    backward=(0.5,),
+    backward=(0.0, 0.5),
     balances=(0.0, 0.5),
     powers=(0.5,),
     recencies=RECENCIES,
