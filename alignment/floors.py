@@ -12,14 +12,13 @@ from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from alignment.choose import BACKWARD, BALANCES, RECENCIES, SINGULAR_POWERS, WINDOWS
 from alignment.collaborative import Recipe, balanced, covisits, singular
 from alignment.consumer import Matrix, Ranks, Score, Trial, by_cosine, figures, rank, trial
-from alignment.interactions import Ints, Sequences, Split
-from alignment.whiten import MODALITIES, Bits, Content, whitening
+from alignment.interactions import Sequences, Split
+from alignment.whiten import MODALITIES, Content, whitening
 from matryoshka.prefix import Vectors
 
 MAX_BASKET = 500
@@ -185,11 +184,12 @@ def _factorised(
                 scores.append(by_cosine(context, target, dim=context.shape[1]))
             ways = [way for score in scores for way in _faded(_always(score), tuning, recencies)]
             best[dim] = Best.of([*best.get(dim, ()), *ways])
-    found = {
-        dim: Best.of(way for each in two for way in _faded(each.score, tuning, grid.recencies))
-        for dim, two in best.items()
-    }
-    return [Ranked("transitions_svd", dim, found[dim](cases)) for dim in dims]
+
+    def faded(two: Best) -> Best:
+        scores = dict.fromkeys(way.score for way in two)  # one, where it is the best for both
+        return Best.of(way for score in scores for way in _faded(score, tuning, grid.recencies))
+
+    return [Ranked("transitions_svd", dim, faded(best[dim])(cases)) for dim in dims]
 
 
 def _foremost(transitions: dict[Count, Best], most: int | None) -> list[Count]:
@@ -279,24 +279,3 @@ def baskets(seq: Sequences, *, most: int) -> Matrix:
     sets: Matrix = sparse.csr_matrix((ones, (seq.users[recent], seq.items[recent])), shape=shape)
     sets.data[:] = 1
     return sets
-
-
-def ascending_share(seq: Sequences, order: Ints) -> float:
-    """Share of neighbours in a user's sequence that ascend in `order`, int [items]; .5 by chance.
-
-    The Amazon files order equal days by item id, which makes a sequence model look better than it
-    is. Neighbours of one rank do not count; without any it is .5.
-    """
-    rank_of = np.asarray(order)[seq.items]
-    step = np.diff(rank_of)[seq.users[:-1] == seq.users[1:]]
-    steps = np.count_nonzero(step)
-    return np.count_nonzero(step > 0) / steps if steps else 0.5
-
-
-def descending_last_pair(split: Split, order: NDArray[np.integer]) -> Bits:
-    """Mark the evaluated users whose test target comes before their last history item in `order`.
-
-    What an order of ids gives away cannot help there.
-    """
-    rank_of = np.asarray(order)
-    return rank_of[split.test] < rank_of[split.validation]

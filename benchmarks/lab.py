@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from alignment.consumer import Floats, Ranks, Trial, error, figures, hits, trial
 from alignment.evaluate import ranked
@@ -28,6 +26,7 @@ from assets.run import materialize
 from assets.sequences import load_sequences
 from assets.settings import FILE, load, write_default
 from assets.stored import load_content
+from benchmarks.order import id_order
 from benchmarks.stages import Arrays, Make, Stages, sources
 
 MIDDLE = 128  # the dim of every comparison
@@ -70,16 +69,6 @@ def load_shop(catalogue: Path, folder: Path) -> Shop:
     split = leave_last_out(sequences)
     order = id_order(catalogue, ids)
     return Shop(catalogue.resolve().name, content, sequences, split, settings.dims, order)
-
-
-def id_order(catalogue: Path, ids: Any) -> Ints | None:
-    """Rank items by ASIN; None in a catalogue without them."""
-    items = catalogue / "items.parquet"
-    if not items.exists() or "asin" not in pq.read_schema(items).names:
-        return None
-    table = pq.read_table(items, columns=["item_id", "asin"])
-    known = table["asin"].take(pc.index_in(ids, table["item_id"].combine_chunks()))
-    return np.unique(known.to_numpy(zero_copy_only=False), return_inverse=True)[1]
 
 
 Ask = tuple[Shop, int]  # fit to what, with which seed

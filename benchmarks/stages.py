@@ -168,12 +168,11 @@ def sources(*named: str) -> str:
     named: of modules of alignment and matryoshka, or "benchmarks.reach".
     """
     root = Path(__file__).resolve().parents[1]
-    files = sorted(path for name in FITTING for path in (root / name).glob("*.py"))
+    files = {p.stem: p for name in FITTING for p in sorted((root / name).glob("*.py"))}
     if named:
-        ours = [root / f"{name.replace('.', '/')}.py" for name in named if "." in name]
-        chosen = [path for path in files if path.stem in named] + ours
+        chosen = [files.get(name, root / f"{name.replace('.', '/')}.py") for name in named]
     else:
-        chosen = [path for path in files if path.stem not in JUDGING]
+        chosen = [path for stem, path in files.items() if stem not in JUDGING]
     return digest([(path.name, path.read_bytes()) for path in chosen])
 
 

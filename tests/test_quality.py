@@ -17,10 +17,10 @@ from alignment.consumer import Ranks, trial
 from alignment.floors import Ranked
 from alignment.interactions import from_log, leave_last_out
 from alignment.statistics import Paired
-from benchmarks import quality
 from benchmarks.figures import Report
-from benchmarks.lab import averaged, id_order
+from benchmarks.lab import averaged
 from benchmarks.limits import report_beauty, report_gains, report_nights
+from benchmarks.nights import night_after_night
 from benchmarks.quality import PARTS, SHOPS, had, main, save, stored
 from benchmarks.stages import Reading, Stages, digest, packed, readings, sources, unpacked
 from benchmarks.terms import DIALS, HEADS, NEW, SCHEDULES
@@ -169,20 +169,22 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
 def test_a_stage_is_made_anew_when_the_part_that_makes_it_changes():
     named = [sources(), sources("cold"), sources("benchmarks.reach"), sources("benchmarks.alone")]
     assert len({*named, sources("cold", "benchmarks.reach")}) == 5
-    with pytest.raises(FileNotFoundError):
-        sources("benchmarks.gone")
+    for gone in ("gone", "benchmarks.gone"):
+        with pytest.raises(FileNotFoundError, match="gone"):
+            sources("cold", gone)
 
 
 def test_nights_of_several_seeds_are_their_mean(monkeypatch: pytest.MonkeyPatch):
     """Two nights after the first, two dims, and a value that tells seed, night and dim."""
     shop = SimpleNamespace(name="shop", dims=(8, 16))
     lab = cast(Any, SimpleNamespace(shop=shop, seeds=(1, 3)))
-    monkeypatch.setattr(quality, "night_shops", lambda _: [shop] * 3)
+    monkeypatch.setattr("benchmarks.nights.night_shops", lambda _: [shop] * 3)
     nights = [{"R@10": 0.1}, {"R@10": 0.2}, {"R@10": 0.3}, {"R@10": 0.4}]
     monkeypatch.setattr(
-        quality, "_nights", lambda _, __, seed: [{"R@10": seed * each["R@10"]} for each in nights]
+        "benchmarks.nights._nights",
+        lambda _, __, seed: [{"R@10": seed * each["R@10"]} for each in nights],
     )
-    rows = quality.night_after_night(lab)
+    rows = night_after_night(lab)
     assert [(row["slice"], row["dim"], row["seeds"]) for row in rows] == [
         ("night 1", 8, 2),
         ("night 1", 16, 2),
@@ -346,13 +348,3 @@ def test_the_worst_night_is_held_against_the_limits(capsys: pytest.CaptureFixtur
     assert len(report.missed) == 2
     report_nights(report, [row(128, 0.1)])
     assert not capsys.readouterr().out
-
-
-def test_ids_that_hide_an_order_are_ranked_by_it(tmp_path: Path):
-    table = pa.table({"item_id": ["1", "2", "3"], "asin": ["B9", "A1", "B2"]})
-    pq.write_table(table, tmp_path / "items.parquet")
-    found = id_order(tmp_path, pa.array(["3", "1", "2"]))
-    assert found is not None
-    assert found.tolist() == [1, 2, 0]
-    pq.write_table(table.select(["item_id"]), tmp_path / "items.parquet")
-    assert id_order(tmp_path, pa.array(["3"])) is None

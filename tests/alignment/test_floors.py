@@ -13,11 +13,9 @@ from alignment.floors import (
     Ranked,
     Value,
     Way,
-    ascending_share,
     baskets,
     behaviour_floors,
     content_floors,
-    descending_last_pair,
     neighbourhood,
 )
 from alignment.interactions import Split, from_log, leave_last_out
@@ -136,17 +134,3 @@ def test_the_neighbourhood_is_the_cosine_of_the_sets_of_users() -> None:
     np.testing.assert_array_equal(baskets(seq, most=9).toarray(), [[1, 1, 0], [1, 0, 1], [0, 1, 0]])
     expected = [[0, 1 / 2, 1 / 2**0.5], [1 / 2, 0, 0], [1 / 2**0.5, 0, 0]]
     np.testing.assert_allclose(neighbourhood(seq).toarray(), expected, rtol=1e-6)
-
-
-def test_the_share_of_ascending_neighbours_is_that_of_a_count() -> None:
-    seq = from_log([0, 0, 0, 0, 1, 1], [2, 0, 1, 1, 2, 1], range(6), n_items=3, seed=0)
-    assert ascending_share(seq, np.array([0, 1, 2])) == 1 / 3  # down, up, level; down
-    assert ascending_share(seq, np.array([2, 1, 0])) == 2 / 3
-    assert ascending_share(seq, np.array([7, 7, 7])) == 0.5
-
-
-def test_the_last_pair_is_the_last_history_item_and_the_target() -> None:
-    seq = from_log([0, 0, 0, 1, 1, 1, 2], [0, 2, 1, 0, 1, 2, 2], range(7), n_items=3, seed=0)
-    split = leave_last_out(seq)
-    assert descending_last_pair(split, np.array([0, 1, 2])).tolist() == [True, False]
-    assert descending_last_pair(split, np.array([2, 1, 0])).tolist() == [False, True]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from alignment import choose
-from assets import space
+from assets import settle
 from assets.add import add, remove
 from assets.lake import open_lake
 from assets.run import Outcome, materialize
 from assets.settings import Settings, load
-from assets.space import ratio
+from assets.settle import ratio
 from assets.stored import load_space, space_of
 from store import ItemStore, UnknownIds
 from store.tables import Tables
@@ -323,8 +323,8 @@ def test_a_space_that_serves_its_users_no_more_gives_way_to_a_new_one(
 ) -> None:
     """No recall across versions is enough here; what is stored is about the new vectors."""
     asked: list[float] = []
-    monkeypatch.setattr(space, "KEPT", 2.0)
-    monkeypatch.setattr(space, "ratio", lambda rows: asked.append(ratio(rows)) or ratio(rows))
+    monkeypatch.setattr(settle, "KEPT", 2.0)
+    monkeypatch.setattr(settle, "ratio", lambda rows: asked.append(ratio(rows)) or ratio(rows))
     first = ItemStore.open(copy / "store").release
     one_event_more(next((copy / "catalogue").glob("interactions.*")))
     outcome = materialize(copy / "itemnest.toml")
