@@ -21,7 +21,17 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Files of few tests that take a minute or more. They start first, or the other cores wait for one
+# of them at the end: `make test` leaves the order of files as it is here.
+LONGEST = ("test_quality.py", "test_kill.py", "test_add.py", "test_dagster_ui.py", "test_ray.py")
+
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    first = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
 
 
 @pytest.fixture(scope="session")

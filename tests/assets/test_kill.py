@@ -14,8 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from assets.sample import write_sample
-from assets.settings import write_default
 from store import ItemStore
 
 RUN = """
@@ -29,12 +27,10 @@ sys.exit(not materialize(pathlib.Path(sys.argv[1])).succeeded)
     "kills", [3, pytest.param(25, marks=pytest.mark.slow)], ids=["a few kills", "many kills"]
 )
 def test_a_run_killed_at_random_moments_ends_with_the_same_release(
-    tmp_path: Path, kills: int
+    shop: Path, tmp_path: Path, kills: int
 ) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    write_sample(calm / "catalogue", items=150, users=200)
-    write_default(calm / "itemnest.toml", store="store")
-    assert run(calm).wait() == 0
+    shutil.copytree(shop, calm)
     change(calm / "catalogue")
     shutil.copytree(calm, killed)
     started = time.monotonic()
