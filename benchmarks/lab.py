@@ -24,7 +24,7 @@ from assets.inputs import load_ids
 from assets.lake import open_lake
 from assets.run import materialize
 from assets.sequences import load_sequences
-from assets.settings import FILE, load, write_default
+from assets.settings import FILE, Settings, load, write_default
 from assets.stored import load_content
 from benchmarks.order import id_order
 from benchmarks.stages import Arrays, Make, Stages, sources
@@ -54,13 +54,13 @@ class Shop:
 
 
 def load_shop(catalogue: Path, folder: Path) -> Shop:
-    """Read a catalogue from its store, which is made first if there is none."""
+    """Read a catalogue from its store, which is made first if it has no release yet."""
     settings_file = folder / FILE
     if not settings_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_default(settings_file, catalogue=str(catalogue.resolve()), store="store")
     settings = load(settings_file)
-    if not Path(settings.store).exists():
+    if not _released(settings):
         outcome = materialize(settings_file)
         if not outcome.succeeded:
             raise RuntimeError("; ".join(outcome.failures))
@@ -69,6 +69,11 @@ def load_shop(catalogue: Path, folder: Path) -> Shop:
     split = leave_last_out(sequences)
     order = id_order(catalogue, ids)
     return Shop(catalogue.resolve().name, content, sequences, split, settings.dims, order)
+
+
+def _released(settings: Settings) -> bool:
+    with open_lake(settings) as lake:
+        return lake.shown() is not None
 
 
 Ask = tuple[Shop, int]  # fit to what, with which seed

@@ -27,6 +27,7 @@ from alignment.consumer import Ranks, rank, trial
 from alignment.evaluate import Roles
 from alignment.floors import Ranked
 from alignment.interactions import Split
+from alignment.softmax import fastest
 
 FORMAT = 1  # raise it when what a stage holds, or how it is computed, changes
 PROCESSES = 2
@@ -163,9 +164,10 @@ def _add(total: blake2b, part: Any) -> None:
 
 @cache
 def sources(*named: str) -> str:
-    """Return a digest of source code: of modules of these names, or of all that fits vectors.
+    """Return a digest of source code, and of the dtype that trainings multiply in here.
 
-    named: of modules of alignment and matryoshka, or "benchmarks.reach".
+    named: modules of alignment and matryoshka, or "benchmarks.reach"; without, all that fits
+    vectors.
     """
     root = Path(__file__).resolve().parents[1]
     files = {p.stem: p for name in FITTING for p in sorted((root / name).glob("*.py"))}
@@ -173,7 +175,7 @@ def sources(*named: str) -> str:
         chosen = [files.get(name, root / f"{name.replace('.', '/')}.py") for name in named]
     else:
         chosen = [path for stem, path in files.items() if stem not in JUDGING]
-    return digest([(path.name, path.read_bytes()) for path in chosen])
+    return digest(str(fastest()), [(path.name, path.read_bytes()) for path in chosen])
 
 
 @dataclass(frozen=True, slots=True)
