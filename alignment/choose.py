@@ -164,7 +164,7 @@ def near(recipe: Recipe) -> list[Recipe]:
 
 
 def hiding(known: Collaborative, cold: NDArray[np.bool_]) -> Collaborative:
-    """Return the evidence without that about some items."""
+    """Return the evidence without that about some items, bool [n]."""
     return replace(known, support=np.where(cold, 0, known.support).astype(np.int32))
 
 
@@ -178,6 +178,7 @@ def choose_novelty(
 ) -> Dial:
     """Pick how much further a new target reaches, where some items have no support.
 
+    context, target: float32 [n, d], ordered rows (fuse.py); support: int32 [n], 0 for new items.
     The furthest before recall of the others falls by one standard error (the rule of Breiman et
     al., 1984), or by MOST of itself: the further new items reach, the sooner they are found, and
     the later are all others.

@@ -153,7 +153,7 @@ def factorise(
     """Factorise behaviour by the recipe's method: strongest coordinates first, unit rows.
 
     weights: float32 [n_users] in 0..1, how far each user is believed (LoRec); an item that only
-    users of weight 0 touched has no support.
+    users of weight 0 touched has no support. ValueError for a method that is none of METHODS.
     """
     weights = limits.checked(weights, seq.n_users)
     support = limits.support(seq, weights)

@@ -1,7 +1,8 @@
 """Consumer A, the training-free reader of item vectors that every choice and figure relies on.
 
-A user is the mean of the history's context vectors, weighted recency^age; candidates are scored by
-the cosine with their target vectors over the whole catalogue. It knows vectors and rows only.
+A user is the mean of the latest context vectors of the history, weighted recency^age; candidates
+are scored by the cosine with their target vectors over the whole catalogue. It knows vectors and
+rows only.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,7 +68,8 @@ class Ranks:
 def trial(split: Split, *, on: str, max_users: int | None = None, seed: int = 0) -> Trial:
     """Set the "validation" or the "test" targets behind the events before them.
 
-    Above `max_users`, a sample of the users is drawn.
+    The latest MAX_HISTORY of them are read, all are seen. Above `max_users`, a sample of the users
+    is drawn. ValueError for other targets.
     """
     if on not in ("validation", "test"):
         raise ValueError(f'no targets are called {on!r}: choose "validation" or "test"')
@@ -95,7 +97,10 @@ def _rows(lists: list[Rows], n_items: int, *, recency: float) -> Matrix:
 
 
 def rank(score: Score, cases: Trial) -> Ranks:
-    """Rank every target by score(histories) -> float32 [users, items], block by block."""
+    """Rank every target by score(histories) -> float32 [users, items], block by block.
+
+    ValueError where the score of a target is not finite.
+    """
     unmasked, masked = np.zeros(len(cases)), np.zeros(len(cases))
     for rows in blocks(cases):
         unmasked[rows], masked[rows] = _rank_block(score(cases.history[rows]), cases, rows)
@@ -125,7 +130,10 @@ def _rank_block(scores: Vectors, cases: Trial, rows: slice) -> tuple[Floats, Flo
 
 
 def by_cosine(context: Vectors, target: Vectors, *, dim: int) -> Score:
-    """Score with prefixes of `dim`, every one a unit row; the user's own length does not matter."""
+    """Score with prefixes of `dim`, every one a unit row; the user's own length does not matter.
+
+    context, target: float32 [n, d] of the same items, d >= dim.
+    """
     context, candidates = prefix(context, dim), prefix(target, dim).T.copy()
     return lambda histories: (histories @ context) @ candidates
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from alignment.cold import cold_trials, held_out, without
-from alignment.collaborative import Collaborative
 from alignment.consumer import Score, Trial, by_cosine, figures, rank, trial
 from alignment.fit import Progress, published
 from alignment.floors import BOUNDED, Ranked, behaviour_floors
-from alignment.fuse import Residuals
+from alignment.improve import Fitted
 from alignment.interactions import Split, playing_cold
-from alignment.space import ItemSpace, Views
+from alignment.space import Views
 from alignment.whiten import Bits, Content
 from matryoshka.prefix import Vectors
 
@@ -25,22 +24,20 @@ Roles = tuple[Vectors, Vectors]
 
 
 def report(
-    space: ItemSpace,
+    fitted: Fitted,
     content: Content,
     split: Split,
     *,
     dims: Sequence[int],
     seed: int,
-    evidence: Collaborative | None = None,
-    residuals: Residuals | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """One row per vectors, dim, slice and masking on the test targets of at most MAX_USERS users.
 
-    space: fitted on `split`; evidence, residuals: those of split.train, learnt anew when left out.
-    The cold slice holds a tenth of the items out of everything that learns from behaviour, less
-    those by which the reach of new ones was chosen: a second space is fitted with the choices of
-    the first, and their targets are ranked among all items and, as "within cold", among themselves.
+    fitted: to split.train. The cold slice holds a tenth of the items out of everything that learns
+    from behaviour, less those by which the reach of new ones was chosen: a second space is fitted
+    with the choices of the first, and their targets are ranked among all items and, as "within
+    cold", among themselves.
     """
 
     def tell(done: int, what: str) -> None:
@@ -51,12 +48,9 @@ def report(
     cases = trial(split, on="test", max_users=MAX_USERS, seed=seed)
     found = behaviour_floors(split, cases, dims=dims, seed=seed, grid=BOUNDED)
     tell(1, "ranking with the vectors")
-    known = evidence or space.factorise(split.train)
-    found += ranked(
-        space.views(content, known, residuals or space.learn(content, known, split.train)),
-        cases.faded(space.recency),
-        dims,
-    )
+    space, known, residuals = fitted
+    views = space.views(content, known, residuals)
+    found += ranked(views, cases.faded(space.recency), dims)
     rows = _rows(found, "warm")
     tell(2, "fitting without the cold items")
     held = held_out(len(content), seed=seed) & ~playing_cold(len(content), seed=space.seed)

@@ -96,7 +96,8 @@ def fit(
     Everything open is chosen on the validation targets; test targets are not looked at. `recipe`
     is what `choose_recipe` gave for this split, when it was asked before; the search for how fast
     histories fade begins at its recency. With `like`, the choices of that space are taken over and
-    nothing is searched.
+    nothing is searched. ValueError without a granularity of 2 or above, or where content and log
+    are of different numbers of items.
     """
     dims = tuple(sorted(set(dims)))
     _check(content, split, dims)
@@ -108,18 +109,12 @@ def fit(
     block = like.block if like else choose.choose_block(content, faded, width=dims[-1])
     looks("factorising co-visits")
     known = factorise(split.train, dim=dims[-1], seed=seed, recipe=recipe)
-    every = replace(judge, dims=dims)
     rows = block(content)
     space = _begun(block, rows, known, recipe, dims, seed=seed, like=like)
-    fitted = _learnt(space, rows, known, split.train, every, like=like)
-    space = fitted.space
-    faded = every.faded(space.recency)
-    head, dial = at_once(
-        lambda: train_head(space, rows, split.train, faded),
-        lambda: space.dial if like else _novel(space, rows, known, split.train, faded),
-    )
+    learn = _taken_over if like else _searched
+    fitted = learn(space, rows, known, split.train, replace(judge, dims=dims))
     looks.finish("fitted the item space")
-    return fitted._replace(space=replace(space, head=head, dial=dial))
+    return fitted
 
 
 def _check(content: Content, split: Split, dims: tuple[int, ...]) -> None:
@@ -183,27 +178,36 @@ def _begun(
         dial=dial,
         map=mapping,
         basis=basis,
-        steps=0,
-        spare=False,
+        steps=like.steps if like else 0,
+        spare=like.spare if like else False,
         anchors=_anchors(known),
     )
 
 
-def _learnt(
-    space: ItemSpace,
-    rows: Vectors,
-    known: Collaborative,
-    seq: Sequences,
-    judge: choose.Judge,
-    *,
-    like: ItemSpace | None,
+def _taken_over(
+    space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences, judge: choose.Judge
 ) -> Fitted:
-    """Train residuals, for as long and read as is best, or as another space says."""
+    """Train residuals and head as the space says, side by side."""
     ready = ordered(rows, known, space.map, space.dial, space.basis)
-    if like:
-        space = replace(space, steps=like.steps, spare=like.spare)
-        return Fitted(space, known, space.train(*ready, seq, steps=space.steps))
-    return improved(space, ready, known, seq, judge)
+    residuals, head = at_once(
+        lambda: space.train(*ready, seq, steps=space.steps),
+        lambda: train_head(space, rows, seq, judge.faded(space.recency)),
+    )
+    return Fitted(replace(space, head=head), known, residuals)
+
+
+def _searched(
+    space: ItemSpace, rows: Vectors, known: Collaborative, seq: Sequences, judge: choose.Judge
+) -> Fitted:
+    """Train residuals for as long, and read, as is best; then the head, and the dial beside it."""
+    ready = ordered(rows, known, space.map, space.dial, space.basis)
+    fitted = improved(space, ready, known, seq, judge)
+    space, faded = fitted.space, judge.faded(fitted.space.recency)
+    head, dial = at_once(
+        lambda: train_head(space, rows, seq, faded),
+        lambda: _novel(space, rows, known, seq, faded),
+    )
+    return fitted._replace(space=replace(space, head=head, dial=dial))
 
 
 def _novel(
@@ -259,6 +263,16 @@ def train_head(space: ItemSpace, rows: Vectors, seq: Sequences, judge: choose.Ju
         spare=space.spare,
         quality=quality if len(judge.cases) else None,
     )
+
+
+def outgrown(space: ItemSpace, support: NDArray[np.integer]) -> bool:
+    """Say whether more than twice as many items have events now as when a space was fitted.
+
+    Its recipe, frame, map and dial are of too few items then, and a refresh would keep them.
+    support: int [n], events in today's training period. Items beyond ANCHORS do not count.
+    """
+    today = min(ANCHORS, np.count_nonzero(support))
+    return bool(today > 2 * len(space.anchors.rows))
 
 
 def _anchors(known: Collaborative) -> Anchors:

@@ -47,14 +47,20 @@ class Residuals:
 def compacted(
     content: Vectors, known: Collaborative, mapping: Map, dial: Dial, *, width: int
 ) -> Basis:
-    """Fit the order of energy, leaving one coordinate free for the reach."""
+    """Fit the order of energy, leaving one coordinate free for the reach.
+
+    content: float32 [n, c]; known: [n, dim]; the basis has at most width - 1 columns.
+    """
     return joint_basis(*joined(content, known, mapping, dial), width=width - 1)
 
 
 def ordered(
     content: Vectors, known: Collaborative, mapping: Map, dial: Dial, basis: Basis
 ) -> tuple[Vectors, Vectors]:
-    """Fuse content and behaviour into unit rows for context and target, energy in front."""
+    """Fuse content and behaviour into unit rows for context and target, energy in front.
+
+    content: float32 [n, c]; known: [n, dim]; both results: float32 [n, width - 1].
+    """
     context, target = joined(content, known, mapping, dial)
     return solid(context @ basis.context), solid(target @ basis.target)
 

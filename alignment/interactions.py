@@ -1,4 +1,4 @@
-"""An interaction log as one time-ordered sequence of items per user, its splits and its pairs.
+"""An interaction log as one time-ordered sequence of items per user, and its splits.
 
 It knows users and items as row numbers; ids, files and tables are somebody else's.
 """
@@ -79,7 +79,8 @@ def from_log(
 
     users, items: row numbers from 0; times: any integers that grow with time. ties: a number per
     event that orders equal timestamps instead; drawn from what never changes about an event, it
-    keeps every user's order while the log grows.
+    keeps every user's order while the log grows. ValueError for columns of unequal length, or items
+    outside 0..n_items - 1.
     """
     u, i, t = (np.asarray(column, dtype=np.int64) for column in (users, items, times))
     if not len(u) == len(i) == len(t):

@@ -29,7 +29,10 @@ class Map:
 
 
 def fit_map(content: Vectors, known: Collaborative) -> Map:
-    """Fit the map to items with support by least squares, those with more events the closer."""
+    """Fit the map to items with support by ridge regression, those with more events the closer.
+
+    content: float32 [n, d], row i of the item that row i of `known` [n, dim] is about.
+    """
     warm = np.flatnonzero(known.support > 0)
     both = np.hstack([known.context[warm], known.target[warm]])
     weight = known.support[warm] / (known.support[warm] + TRUST)

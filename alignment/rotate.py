@@ -13,7 +13,10 @@ from matryoshka.prefix import Vectors
 
 
 def procrustes(source: Vectors, goal: Vectors) -> Vectors:
-    """Find the orthogonal matrix r [d, d] that brings source @ r closest to goal."""
+    """Find the orthogonal matrix r, float32 [d, d], that brings source @ r closest to goal.
+
+    source, goal: [n, d], of the same things row by row (Schönemann, Psychometrika 1966).
+    """
     u, _, vt = np.linalg.svd(source.T.astype(np.float64) @ goal)
     return (u @ vt).astype(np.float32)
 
@@ -23,7 +26,9 @@ def onto(
 ) -> Collaborative:
     """Rotate newer evidence so that its `rows` come closest to the anchors context and target.
 
-    One rotation serves both roles, so no inner product between newer vectors changes.
+    context, target: float32 [a, d]; rows: int [a], where each anchor's item is in `newer`. One
+    rotation serves both roles, so no inner product between newer vectors changes. Without an
+    anchor that has support there is nothing to turn by, and `newer` is returned.
     """
     warm = newer.support[rows] > 0
     rows, context, target = rows[warm], context[warm], target[warm]

@@ -206,6 +206,7 @@ def train(
     """Train on vectors [n, d], prefixes already, that stay as they are; equal roles share a Linear.
 
     Rows are rescaled to unit length. Learns from split.train, chooses the epoch on validation.
+    ValueError for another number of rows than items, or a log in which no user has two events.
     """
     if not len(context) == len(target) == split.train.n_items:
         have = f"{len(context)} context and {len(target)} target rows"
@@ -216,7 +217,10 @@ def train(
 
 
 def train_ids(split: Split, *, seed: int, dropout: float = LEARNED.dropout) -> Recommender:
-    """Train the same network with a learned vector per item: the reference, in its own regime."""
+    """Train the same network with a learned vector per item: the reference, in its own regime.
+
+    ValueError for a log in which no user has two events.
+    """
     with _seeded(seed):
         network = Network(LearnedItems(split.train.n_items), dropout)
         return _fit(network, split, LEARNED, seed=seed)

@@ -91,7 +91,7 @@ class ItemSpace:
 
         Where there is none (support 0), behaviour is predicted from content, in the collaborative
         view too. residuals: what `learn` made of the same evidence; fused vectors are worse without
-        them, and still comparable.
+        them, and still comparable. ValueError for evidence about another number of items.
         """
         known = collaborative or nothing(len(content), self.width)
         if len(known.support) != len(content):

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from alignment import evaluate
+from alignment.improve import Fitted
 from alignment.interactions import leave_last_out
 from assets import checks
 from assets.cached import REFUSED
@@ -79,13 +80,11 @@ def _measure(lake: Lake) -> dict[str, Any]:
     started = monotonic()
     stored = load_space(lake)
     rows = evaluate.report(
-        stored.space,
+        Fitted(stored.space, evidence(lake, stored, "train"), load_residuals(lake, "train")),
         load_content(lake),
         leave_last_out(load_sequences(lake)),
         dims=lake.settings.dims,
         seed=lake.settings.seed,
-        evidence=evidence(lake, stored, "train"),
-        residuals=load_residuals(lake, "train"),
         progress=lake.progress,
     )
     return {"rows": rows, "seconds": round(monotonic() - started, 2)}

@@ -13,7 +13,7 @@ from safetensors.numpy import save as save_arrays
 
 from alignment.collaborative import Recipe
 from alignment.consumer import trial
-from alignment.fit import fit, relearn
+from alignment.fit import fit, outgrown, relearn
 from alignment.fuse import Residuals
 from alignment.improve import Fitted
 from alignment.interactions import Split
@@ -51,23 +51,26 @@ class Settled(NamedTuple):
 
 
 def settled(lake: Lake, content: Content, split: Split) -> Settled:
-    """Keep the released space if the last release's users still find what they want in it."""
+    """Keep the released space if the last release's users still find what they want in it.
+
+    One that the log has outgrown is not asked.
+    """
     released = released_space(lake)
     if released is None:
         return Settled(*_fitted(lake, content, split), [], "fitted")
-    older = _older(lake, released, content)
-    now = relearn(released.space, content, evidence(lake, released, "train"), split)
-    kept = replace(released, space=now.space), now.residuals
-    matrix = _across(lake, older, *kept, content, split)
-    survived = f"{ratio(matrix):.3f} of the recall across versions"
-    if ratio(matrix) >= KEPT:
-        return Settled(*kept, matrix, f"kept: {survived}")
+    older, known = _older(lake, released, content), evidence(lake, released, "train")
+    if outgrown(released.space, known.support):
+        why = "more than twice the items have events since the released space was fitted"
+    else:
+        now = relearn(released.space, content, known, split)
+        kept = replace(released, space=now.space), now.residuals
+        matrix = _across(lake, older, *kept, content, split)
+        survived = f"{ratio(matrix):.3f} of the recall across versions"
+        if ratio(matrix) >= KEPT:
+            return Settled(*kept, matrix, f"kept: {survived}")
+        why = f"the released space keeps {survived}, {KEPT} are needed"
     new = _fitted(lake, content, split)
-    return Settled(
-        *new,
-        _across(lake, older, *new, content, split),
-        f"fitted: the released space keeps {survived}, {KEPT} are needed",
-    )
+    return Settled(*new, _across(lake, older, *new, content, split), f"fitted: {why}")
 
 
 def _older(lake: Lake, released: StoredSpace, content: Content) -> Version:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from alignment.collaborative import Collaborative, Recipe, factorise
-from alignment.fit import choose_recipe
+from alignment.fit import choose_recipe, outgrown
 from alignment.fuse import Residuals
 from alignment.interactions import leave_last_out
 from assets import checks
@@ -78,11 +78,15 @@ def collaborative_vectors(lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult:
 
 
 def factorised(lake: Lake) -> tuple[Recipe, dict[str, Collaborative]]:
-    """Factorise both periods, by the released space's recipe or by one chosen on validation."""
+    """Factorise both periods, by the released space's recipe or by one chosen on validation.
+
+    It is chosen anew where the log has outgrown that space.
+    """
     dims, seed, method = lake.settings.dims, lake.settings.seed, lake.settings.collaborative.method
     everything = load_sequences(lake)
     split = leave_last_out(everything)
-    if released := released_space(lake):
+    released = released_space(lake)
+    if released and not outgrown(released.space, split.train.support):
         recipe = released.space.recipe
     else:
         recipe = choose_recipe(split, dims=dims, seed=seed, method=method, progress=lake.progress)

@@ -22,5 +22,5 @@ class Head:
 
 
 def identity(width: int) -> Head:
-    """Make the head that changes nothing: where training starts, and all there is without pairs."""
+    """Make the head that changes nothing: training starts there, and ends there without events."""
     return Head(np.eye(width, dtype=np.float32))

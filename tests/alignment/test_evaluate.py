@@ -12,6 +12,7 @@ from alignment.cold import held_out, without
 from alignment.consumer import by_cosine, rank, trial
 from alignment.evaluate import report, within
 from alignment.fit import fit
+from alignment.improve import Fitted
 from alignment.interactions import Split, playing_cold
 from alignment.space import ItemSpace, Views
 from alignment.whiten import Bits
@@ -21,8 +22,8 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def rows(world: World, split: Split, space: ItemSpace) -> Rows:
-    return report(space, world.content, split, dims=DIMS, seed=0)
+def rows(world: World, split: Split, fitted: Fitted) -> Rows:
+    return report(fitted, world.content, split, dims=DIMS, seed=0)
 
 
 def pick(rows: Rows, **wanted: Any) -> Iterable[dict[str, Any]]:
@@ -81,13 +82,13 @@ def test_masking_helps_where_nobody_repeats(rows: Rows) -> None:
 
 
 def test_the_report_gives_the_same_rows_again(
-    world: World, split: Split, space: ItemSpace, rows: Rows
+    world: World, split: Split, fitted: Fitted, rows: Rows
 ) -> None:
-    assert report(space, world.content, split, dims=DIMS, seed=0) == rows
+    assert report(fitted, world.content, split, dims=DIMS, seed=0) == rows
 
 
 def test_new_items_are_others_than_those_by_which_their_reach_was_chosen(
-    world: World, split: Split, space: ItemSpace, monkeypatch: pytest.MonkeyPatch
+    world: World, split: Split, fitted: Fitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[Bits] = []
 
@@ -96,10 +97,10 @@ def test_new_items_are_others_than_those_by_which_their_reach_was_chosen(
         return without(split, those)
 
     monkeypatch.setattr(evaluate, "without", noted)
-    report(space, world.content, split, dims=DIMS, seed=2)
+    report(fitted, world.content, split, dims=DIMS, seed=2)
     assert held[0].any()
-    assert not (held[0] & playing_cold(180, seed=space.seed)).any()
-    assert (held_out(180, seed=2) & playing_cold(180, seed=space.seed)).any()
+    assert not (held[0] & playing_cold(180, seed=fitted.space.seed)).any()
+    assert (held_out(180, seed=2) & playing_cold(180, seed=fitted.space.seed)).any()
 
 
 def test_test_targets_do_not_change_the_space(world: World, split: Split, space: ItemSpace) -> None:

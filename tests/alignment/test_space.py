@@ -8,12 +8,12 @@ import pytest
 
 from alignment import choose
 from alignment.collaborative import Collaborative
-from alignment.fit import fit, relearn
+from alignment.fit import fit, outgrown, relearn
 from alignment.fuse import Residuals
 from alignment.improve import Fitted
 from alignment.interactions import Split, from_log, leave_last_out
 from alignment.residuals import DEFAULT_SCHEDULE
-from alignment.space import ItemSpace, Views, nothing
+from alignment.space import Anchors, ItemSpace, Views, nothing
 from alignment.whiten import Content, Encoded
 from matryoshka.head import Head
 from matryoshka.prefix import Vectors, prefix, unit
@@ -152,6 +152,21 @@ def test_a_row_depends_on_its_own_item_only(world: World, fitted: Fitted, views:
 def test_the_same_inputs_give_the_same_space(world: World, split: Split, space: ItemSpace) -> None:
     again = fit(world.content, split, dims=DIMS, seed=0).space
     assert (again.space_id, again.basis_id) == (space.space_id, space.basis_id)
+
+
+@pytest.mark.parametrize(("then", "grown"), [(0, True), (83, True), (84, False), (168, False)])
+def test_a_space_is_outgrown_when_more_than_twice_as_many_items_have_events(
+    fitted: Fitted, then: int, grown: bool
+) -> None:
+    space, known = fitted.space, fitted.known
+    rows, context, target = astuple(space.anchors)
+    assert len(rows) == np.count_nonzero(known.support) == 168
+    few = replace(space, anchors=Anchors(rows[:then], context[:then], target[:then]))
+    assert outgrown(few, known.support) == grown
+
+
+def test_a_log_without_events_outgrows_nothing(fitted: Fitted) -> None:
+    assert not outgrown(fitted.space, nothing(180, 32).support)
 
 
 def test_other_inputs_give_another_space(world: World, split: Split, space: ItemSpace) -> None:

@@ -15,7 +15,8 @@ from assets import settle
 from assets.add import add, remove
 from assets.lake import open_lake
 from assets.run import Outcome, materialize
-from assets.settings import Settings, load
+from assets.sample import write_sample
+from assets.settings import Settings, load, write_default
 from assets.settle import ratio
 from assets.stored import load_space, space_of
 from store import ItemStore, UnknownIds
@@ -316,6 +317,29 @@ def test_a_kept_space_tells_what_old_users_find_among_new_vectors(
     for row in matrix:
         assert row["old x old"] > 0.1
         assert row["ratio"] == row["old x new"] / row["old x old"] > 0.95
+
+
+def test_a_space_of_a_shop_that_opened_empty_gives_way_to_one_of_its_log(tmp_path: Path) -> None:
+    """Nothing was there to keep it by: no item had events, and content alone made its vectors."""
+    write_sample(tmp_path / "catalogue", items=80, users=150)
+    file = write_default(tmp_path / "itemnest.toml", store="store")
+    file.write_text(file.read_text().replace('"efficientnet-lite0"', '"none"'))
+    log = next((tmp_path / "catalogue").glob("interactions.*"))
+    events = gzip.decompress(log.read_bytes())
+    log.write_bytes(gzip.compress(events.splitlines()[0] + b"\n"))
+    empty = materialize(file)
+    assert empty.succeeded, empty.failures
+    recipe = empty.assets["collaborative_vectors"]["recipe"]
+    first = ItemStore.open(tmp_path / "store").release
+    assert first.description["space"]["dial.share"] == 1
+    log.write_bytes(gzip.compress(events))
+    outcome = materialize(file)
+    assert outcome.succeeded, outcome.failures
+    assert outcome.assets["item_space"]["what"].startswith("fitted: more than twice the items")
+    assert outcome.assets["collaborative_vectors"]["recipe"] != recipe
+    now = ItemStore.open(tmp_path / "store").release
+    assert now.space_id != first.space_id
+    assert now.description["space"]["dial.share"] < 1
 
 
 def test_a_space_that_serves_its_users_no_more_gives_way_to_a_new_one(
