@@ -126,7 +126,7 @@ def test_parts_that_ask_how_measure_the_small_shop(folder: Path):
         part: [row for row in found if row["part"] == part] for part in {r["part"] for r in found}
     }
     tried = {
-        (row["vectors"], row["slice"]): row["R@20"]
+        (row["vectors"], row["slice"]): row["N@10"]
         for row in rows["terms"]
         if row["dim"] == 16 and not row["masked"]
     }
